@@ -1,0 +1,36 @@
+PYTHON ?= python3
+INSTALLED := .venv/.installed
+
+.PHONY: help demo test up check
+
+help:
+	@echo 'make demo    the main job on embedded servers, shown and ended'
+	@echo 'make up      the servers and the relay in the foreground, until Ctrl-C'
+	@echo 'make test    the whole test suite'
+	@echo 'make check   lint, format, types, import layers'
+	@echo 'Each sets up .venv by itself. Another Python: make PYTHON=python3.12 ...'
+
+demo: $(INSTALLED)
+	@.venv/bin/configbus demo
+
+up: $(INSTALLED)
+	@.venv/bin/configbus up
+
+test: $(INSTALLED)
+	@.venv/bin/pytest -n 2
+
+check: $(INSTALLED)
+	@.venv/bin/ruff check
+	@.venv/bin/ruff format --check
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports --no-logo
+
+# A .venv that is there is used; the stamp comes last, so an interrupted set-up starts again.
+$(INSTALLED): pyproject.toml constraints.txt
+	@.venv/bin/python -m pip --version >/dev/null 2>&1 || { \
+	    $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	        echo 'configbus needs Python 3.11 or newer, and $(PYTHON) is not: make PYTHON=python3.12 ...' >&2; exit 1; }; \
+	    $(PYTHON) -m venv .venv; }
+	@echo 'Installing into .venv; this is done once.' >&2
+	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
