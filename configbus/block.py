@@ -1,0 +1,170 @@
+"""`Block`: the frozen pydantic model that every domain subclasses.
+
+    class TradingConfig(Block, domain="trading"): ...
+    class MomentumConfig(Block, domain="momentum", keyed=True): ...
+
+A class that cannot be a domain (a name, a type, a missing or invalid default) is refused here,
+when it is defined, so that table, Redis hash and worker never meet one that they cannot carry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NoReturn, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from configbus.errors import DefinitionError, Problem
+from configbus.fields import Column, UnfitField, integer_limits, read_column
+from configbus.names import LIFECYCLE_COLUMNS, identifier_fault
+
+
+class FrozenList(list[Any]):
+    """A list that equals, prints and serialises like any other, and cannot be changed."""
+
+    __slots__ = ()
+
+    def _refuse(self, *_args: object, **_kwargs: object) -> NoReturn:
+        raise TypeError("configuration is immutable: make a copy with list(...) to change it")
+
+    append = extend = insert = pop = remove = clear = sort = reverse = _refuse
+    __setitem__ = __delitem__ = __iadd__ = __imul__ = _refuse
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FrozenList, (list(self),)
+
+    def __hash__(self) -> int:  # type: ignore[override]  # a list is unhashable, one that never changes need not be
+        return hash(tuple(self))
+
+
+class FrozenDict(dict[str, Any]):
+    """A dict that equals, prints and serialises like any other, and cannot be changed."""
+
+    __slots__ = ()
+
+    def _refuse(self, *_args: object, **_kwargs: object) -> NoReturn:
+        raise TypeError("configuration is immutable: make a copy with dict(...) to change it")
+
+    __setitem__ = __delitem__ = __ior__ = _refuse
+    pop = popitem = clear = update = setdefault = _refuse
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FrozenDict, (dict(self),)
+
+    def __hash__(self) -> int:  # type: ignore[override]  # as for FrozenList
+        return hash(frozenset(self.items()))
+
+
+def freeze(value: Any) -> Any:
+    """The same value with every container in it made immutable."""
+    if isinstance(value, BaseModel):
+        for name, part in value.__dict__.items():
+            value.__dict__[name] = freeze(part)
+        return value
+    if isinstance(value, (FrozenList, FrozenDict)):
+        return value
+    if isinstance(value, dict):
+        return FrozenDict((key, freeze(part)) for key, part in value.items())
+    if isinstance(value, tuple):
+        return tuple(freeze(part) for part in value)
+    if isinstance(value, list):
+        return FrozenList(freeze(part) for part in value)
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Domain:
+    """What is known of a domain: its model, whether it has keys, and its columns in order."""
+
+    name: str
+    keyed: bool
+    model: type[Block]
+    columns: tuple[Column, ...]
+
+    @property
+    def table(self) -> str:
+        return f"{self.name}_config"
+
+
+class Block(BaseModel):
+    """One typed, immutable configuration. Subclass it with `domain="name"`, and `keyed=True`
+    where there is one block per key. `table_checks` maps names to SQL conditions over the
+    columns, for rules across fields: declare them beside the Python validator.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, validate_default=True)
+
+    table_checks: ClassVar[Mapping[str, str]] = {}
+    __domain__: ClassVar[Domain | None] = None
+
+    def __init_subclass__(cls, *, domain: str | None = None, keyed: bool = False, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.__domain__ = None
+        if domain is None:
+            return
+        if fault := identifier_fault(domain):
+            _refuse(cls, f"domain name {domain!r} {fault}")
+        for name in vars(cls).get("__annotations__", {}):
+            if name.startswith("_") or name in Block.__annotations__:
+                continue
+            if fault := identifier_fault(name):
+                _refuse(cls, f"field {name!r} {fault}")
+            if name in LIFECYCLE_COLUMNS:
+                _refuse(cls, f"field {name!r} is one of the lifecycle columns that every table has")
+            if hasattr(BaseModel, name):
+                _refuse(cls, f"field {name!r} would hide an attribute of pydantic models")
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, *, domain: str | None = None, keyed: bool = False, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        if domain is None:
+            return
+        columns = []
+        for name, field in cls.model_fields.items():
+            try:
+                column = read_column(name, field)
+            except UnfitField as unfit:
+                _refuse(cls, f"field {name!r} {unfit}", unfit)
+            if column.kind in ("integer", "bigint"):
+                field.metadata += integer_limits(column)
+            columns.append(column)
+        if not columns:
+            _refuse(cls, "it has no fields")
+        for name in cls.table_checks:
+            if fault := identifier_fault(name):
+                _refuse(cls, f"table check {name!r} {fault}")
+        cls.model_rebuild(force=True)
+        cls.__domain__ = Domain(domain, keyed, cls, tuple(columns))
+        try:
+            cls()
+        except ValidationError as error:
+            told = "; ".join(map(str, problems(domain, error)))
+            _refuse(cls, f"its defaults are not valid: {told}", error)
+
+    @model_validator(mode="after")
+    def _freeze_containers(self) -> Self:
+        if (domain := self.__domain__) is not None:
+            for column in domain.columns:
+                if column.kind == "json":
+                    self.__dict__[column.name] = freeze(self.__dict__[column.name])
+        return self
+
+
+def domain_of(model: type[Block]) -> Domain:
+    """The domain of a Block class; DefinitionError for a class that declares none."""
+    if model.__domain__ is None:
+        raise DefinitionError(f"{model.__name__} is not a domain: write class {model.__name__}(Block, domain=...)")
+    return model.__domain__
+
+
+def problems(name: str, error: ValidationError) -> list[Problem]:
+    """What pydantic found, by path below the block's name; without the values, which may be secret."""
+    return [
+        Problem(".".join(map(str, (name, *found["loc"]))), found["msg"].removeprefix("Value error, "))
+        for found in error.errors(include_url=False, include_context=False, include_input=False)
+    ]
+
+
+def _refuse(cls: type[Block], reason: str, cause: Exception | None = None) -> NoReturn:
+    raise DefinitionError(f"{cls.__module__}.{cls.__qualname__} cannot be a domain: {reason}") from cause

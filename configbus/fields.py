@@ -1,0 +1,176 @@
+"""What a configuration field can be: the closed list of types and bounds that Postgres can hold.
+
+The table factory, canonical content and the worker all build on this one reading of a
+model's annotations, so that a type is either carried exactly by all of them or refused when
+the class is defined.
+"""
+
+from __future__ import annotations
+
+import enum
+import types
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+from uuid import UUID
+
+import annotated_types
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+Kind = Literal["integer", "bigint", "boolean", "text", "uuid", "timestamp", "numeric", "float", "json"]
+
+INT32 = 2**31
+INT64 = 2**63
+NUMERIC_DIGITS = 1000
+
+PLAIN: dict[type, Kind] = {bool: "boolean", str: "text", UUID: "uuid", datetime: "timestamp", float: "float"}
+OPERATORS = {
+    annotated_types.Ge: (">=", "ge"),
+    annotated_types.Gt: (">", "gt"),
+    annotated_types.Le: ("<=", "le"),
+    annotated_types.Lt: ("<", "lt"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One field as Postgres holds it. `bounds` are pairs of an SQL operator and a number."""
+
+    name: str
+    kind: Kind
+    nullable: bool
+    description: str
+    bounds: tuple[tuple[str, Any], ...] = ()
+    choices: tuple[str, ...] = ()
+    digits: int = 0
+    places: int = 0
+    min_length: int | None = None
+    max_length: int | None = None
+
+
+class UnfitField(Exception):
+    """The annotation cannot be a column; the message is the reason, for whoever defines the class."""
+
+
+def read_column(name: str, field: FieldInfo) -> Column:
+    """The column of one model field; UnfitField says why there can be none."""
+    if field.is_required():
+        raise UnfitField("has no default; every field needs one, workers fall back to it")
+    if field.alias or field.validation_alias or field.serialization_alias:
+        raise UnfitField("has an alias; a field is called the same everywhere")
+    annotation, metadata, nullable = _unwrap(field.annotation, field.metadata)
+    column = Column(name, "json", nullable, field.description or "", bounds=_bounds(metadata))
+    return _typed(column, annotation, metadata)
+
+
+def _typed(column: Column, annotation: Any, metadata: list[Any]) -> Column:
+    from dataclasses import replace
+
+    lengths = {
+        "min_length": _last(metadata, annotated_types.MinLen, "min_length"),
+        "max_length": _last(metadata, annotated_types.MaxLen, "max_length"),
+    }
+    if annotation is int:
+        return replace(column, kind=_integer_kind(column.bounds))
+    if annotation is Decimal:
+        digits, places = _last(metadata, None, "max_digits"), _last(metadata, None, "decimal_places")
+        if not digits or places is None or digits > NUMERIC_DIGITS or places > digits:
+            raise UnfitField("a Decimal needs max_digits and decimal_places, as NUMERIC(max_digits, decimal_places)")
+        return replace(column, kind="numeric", digits=digits, places=places)
+    if get_origin(annotation) is Literal:
+        return replace(column, kind="text", choices=_texts(get_args(annotation)))
+    if isinstance(annotation, type) and issubclass(annotation, enum.Enum):
+        return replace(column, kind="text", choices=_texts(member.value for member in annotation))
+    if isinstance(annotation, type) and annotation in PLAIN:
+        return replace(column, kind=PLAIN[annotation], **lengths)
+    if _is_json(annotation):
+        for model in nested_models(annotation):
+            if not model.model_config.get("frozen"):
+                raise UnfitField(f"nested model {model.__name__} must be frozen: ConfigDict(frozen=True)")
+        return column
+    raise UnfitField(
+        f"type {annotation!r} has no column type; use int, bool, str, float, Decimal, UUID, datetime, an Enum or "
+        "Literal of texts, a frozen model, list, tuple or dict, or one of these with | None",
+    )
+
+
+def integer_limits(column: Column) -> list[annotated_types.Ge | annotated_types.Le]:
+    """The bounds that an int has because of its column, where the field declares none itself."""
+    has = {operator[0] for operator, _ in column.bounds}
+    lowest, highest = (-INT64, INT64 - 1) if column.kind == "bigint" else (-INT32, INT32 - 1)
+    missing: list[annotated_types.Ge | annotated_types.Le] = []
+    if ">" not in has:
+        missing.append(annotated_types.Ge(lowest))
+    if "<" not in has:
+        missing.append(annotated_types.Le(highest))
+    return missing
+
+
+def nested_models(annotation: Any) -> Iterator[type[BaseModel]]:
+    """Every pydantic model within an annotation, at any depth."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+        for field in annotation.model_fields.values():
+            yield from nested_models(field.annotation)
+    for argument in get_args(annotation):
+        yield from nested_models(argument)
+
+
+def _unwrap(annotation: Any, metadata: Iterable[Any]) -> tuple[Any, list[Any], bool]:
+    collected = [part for item in metadata for part in _expanded(item)]
+    nullable = False
+    while True:
+        if get_origin(annotation) is Annotated:
+            annotation, *extra = get_args(annotation)
+            for item in extra:
+                collected += item.metadata if isinstance(item, FieldInfo) else _expanded(item)
+        elif get_origin(annotation) in (Union, types.UnionType) and type(None) in get_args(annotation):
+            rest = [argument for argument in get_args(annotation) if argument is not type(None)]
+            if len(rest) != 1:
+                raise UnfitField("a union other than `X | None` has no column type")
+            annotation, nullable = rest[0], True
+        else:
+            return annotation, collected, nullable
+
+
+def _expanded(item: Any) -> list[Any]:
+    return list(item) if isinstance(item, annotated_types.GroupedMetadata) else [item]
+
+
+def _bounds(metadata: list[Any]) -> tuple[tuple[str, Any], ...]:
+    found = []
+    for item in metadata:
+        if type(item) in OPERATORS:
+            sql, attribute = OPERATORS[type(item)]
+            found.append((sql, getattr(item, attribute)))
+    return tuple(found)
+
+
+def _last(metadata: list[Any], of: type | None, attribute: str) -> Any:
+    values = [getattr(item, attribute, None) for item in metadata if of is None or isinstance(item, of)]
+    return next((value for value in reversed(values) if value is not None), None)
+
+
+def _integer_kind(bounds: tuple[tuple[str, Any], ...]) -> Kind:
+    """INTEGER, unless a declared bound reaches beyond it: then BIGINT."""
+    reach = max((abs(bound) for _, bound in bounds), default=0)
+    if reach > INT64:
+        raise UnfitField("an int beyond 64 bits has no column type; use a Decimal with decimal_places=0")
+    return "bigint" if reach > INT32 else "integer"
+
+
+def _texts(values: Iterable[Any]) -> tuple[str, ...]:
+    found = tuple(values)
+    if not all(isinstance(value, str) for value in found):
+        raise UnfitField("an Enum or Literal must be of texts")
+    return found
+
+
+def _is_json(annotation: Any) -> bool:
+    origin = get_origin(annotation) or annotation
+    return isinstance(origin, type) and issubclass(origin, (list, tuple, dict, BaseModel))

@@ -1,0 +1,112 @@
+"""This process's own settings: CONFIGBUS_* variables, and what is given instead of them."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from configbus.errors import SettingsError
+from configbus.log import log
+from configbus.names import is_environment, near
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PREFIX = "CONFIGBUS_"
+LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+FORMATS = ("console", "json")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Where the servers are and who this process is. URLs may hold passwords: never print them."""
+
+    database_url: str | None = None
+    redis_url: str | None = None
+    environment: str = "development"
+    namespace: str = "configbus"
+    schema: str = "configbus"
+    domains: tuple[str, ...] = ("configbus.domains",)
+    worker: str = ""
+    actor: str = ""
+    log_level: str = "INFO"
+    log_format: str = "console"
+
+    def __repr__(self) -> str:
+        return f"Settings(environment={self.environment!r}, namespace={self.namespace!r}, schema={self.schema!r})"
+
+    def require(self, name: str) -> str:
+        """A URL that this action cannot do without; SettingsError names the variable."""
+        value = getattr(self, name)
+        if not value:
+            raise SettingsError(f"{PREFIX}{name.upper()} is not set: this needs it")
+        return str(value)
+
+
+def load_settings(environ: Mapping[str, str] | None = None, **given: Any) -> Settings:
+    """Settings from arguments (None counts as not given), then variables, then defaults. Raises SettingsError."""
+    source = os.environ if environ is None else environ
+    names = [field.name for field in fields(Settings)]
+    if unknown := sorted(given.keys() - set(names)):
+        raise TypeError(f"unknown setting {unknown[0]!r}; did you mean {near(unknown[0], names) or names}?")
+    _warn_of_unknown(source, names)
+    values = {name: value for name in names if (value := _read(source, name)) is not None}
+    if "environment" not in values and source.get("ENVIRONMENT"):
+        values["environment"] = source["ENVIRONMENT"]
+    values |= {name: value for name, value in given.items() if value is not None}
+    if "domains" in values:
+        values["domains"] = _domains(values["domains"])
+    values.setdefault("actor", _user())
+    settings = Settings(**values)
+    _check(settings)
+    return settings
+
+
+def _read(source: Mapping[str, str], name: str) -> Any:
+    variable = PREFIX + name.upper()
+    if value := source.get(variable):
+        return value
+    if path := source.get(variable + "_FILE"):
+        try:
+            return Path(path).read_text(encoding="utf8").strip()
+        except OSError as error:
+            raise SettingsError(f"{variable}_FILE names {path}, which cannot be read: {error.strerror}") from error
+    return None
+
+
+def _domains(value: Any) -> tuple[str, ...]:
+    parts = value.split(",") if isinstance(value, str) else value
+    return tuple(part.strip() for part in parts if part.strip())
+
+
+def _check(settings: Settings) -> None:
+    for name in ("environment", "namespace"):
+        value = getattr(settings, name)
+        if not is_environment(value):
+            raise SettingsError(
+                f"{PREFIX}{name.upper()} is {value!r}; it must be 1 to 63 of a-z, 0-9 and -, beginning with a letter"
+            )
+    if not settings.schema or settings.schema.startswith("pg_") or len(settings.schema.encode()) > 63:  # noqa: PLR2004  # Postgres' limit
+        raise SettingsError(f"{PREFIX}SCHEMA is {settings.schema!r}, which Postgres does not allow as a schema")
+    if settings.log_level.upper() not in LEVELS:
+        raise SettingsError(f"{PREFIX}LOG_LEVEL is {settings.log_level!r}; it may be {', '.join(LEVELS)}")
+    if settings.log_format not in FORMATS:
+        raise SettingsError(f"{PREFIX}LOG_FORMAT is {settings.log_format!r}; it may be {' or '.join(FORMATS)}")
+
+
+def _warn_of_unknown(source: Mapping[str, str], names: list[str]) -> None:
+    known = [PREFIX + name.upper() for name in names]
+    known += [name + "_FILE" for name in known]
+    for variable in source:
+        if variable.startswith(PREFIX) and variable not in known:
+            log.warning("unknown_setting", variable=variable, near=", ".join(near(variable, known)) or None)
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
