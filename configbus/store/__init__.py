@@ -1,0 +1,1 @@
+"""Postgres, the truth. Every function here takes a connection; whoever calls it owns the transaction."""

@@ -1,0 +1,120 @@
+"""Connections to Postgres, statements in our schema, and driver errors in our words."""
+
+from __future__ import annotations
+
+import math
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from sqlalchemy import Engine, NullPool, TextClause, create_engine, exc, make_url, text
+
+from configbus.errors import Conflict, InvalidValue, Problem, SettingsError, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import Connection, Pool
+
+CONNECT_SECONDS = 3.0
+KEEPALIVE: dict[str, Any] = {
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+DEADLOCK, SERIALIZATION = "40P01", "40001"
+CHECK, UNIQUE, FOREIGN_KEY, LOCK_TIMEOUT, NO_TABLE, NO_SCHEMA = "23514", "23505", "23503", "55P03", "42P01", "3F000"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Which schema, and which environment in it."""
+
+    schema: str
+    environment: str
+
+
+def quoted(name: str) -> str:
+    """An SQL identifier, safe to stand in a statement."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+@lru_cache(maxsize=256)
+def sql(statement: str, schema: str, table: str = "") -> TextClause:
+    """A statement with `{schema}` and `{table}` put in as identifiers; values go in as parameters."""
+    return text(statement.replace("{schema}", quoted(schema)).replace("{table}", quoted(table)))
+
+
+def driver_url(url: str) -> str:
+    """The URL for SQLAlchemy, from `postgres://` or `postgresql://`. Raises SettingsError."""
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme not in ("postgres", "postgresql", "postgresql+psycopg"):
+        raise SettingsError("CONFIGBUS_DATABASE_URL must begin with postgresql://")
+    return f"postgresql+psycopg://{rest}"
+
+
+def make_engine(url: str, seconds: float = CONNECT_SECONDS, pool: type[Pool] | None = None) -> Engine:
+    """An engine that gives up connecting after some seconds and notices a dead peer."""
+    arguments = {"connect_timeout": max(1, math.ceil(seconds)), "application_name": "configbus", **KEEPALIVE}
+    try:
+        return create_engine(make_url(driver_url(url)), connect_args=arguments, poolclass=pool)
+    except exc.ArgumentError as error:
+        raise SettingsError("CONFIGBUS_DATABASE_URL is not a URL that Postgres understands") from error
+
+
+@contextmanager
+def connected(url: str, seconds: float = CONNECT_SECONDS) -> Iterator[Connection]:
+    """One connection outside any pool. Raises Unavailable."""
+    engine = make_engine(url, seconds, NullPool)
+    with translated(), engine.connect() as connection:
+        yield connection
+
+
+def connect_listener(url: str) -> psycopg.Connection[tuple[object, ...]]:
+    """A plain connection for LISTEN, which would hold any other one. Raises Unavailable."""
+    try:
+        plain = driver_url(url).replace("+psycopg", "", 1)
+        return psycopg.connect(plain, autocommit=True, connect_timeout=math.ceil(CONNECT_SECONDS), **KEEPALIVE)
+    except psycopg.Error as error:
+        raise Unavailable("Postgres", _first_line(error)) from error
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Errors of the driver as ours: InvalidValue, Conflict or Unavailable."""
+    try:
+        yield
+    except (exc.DBAPIError, psycopg.Error) as error:
+        raise _in_our_words(error.orig if isinstance(error, exc.DBAPIError) else error) from error
+
+
+def is_retriable(error: BaseException | None) -> bool:
+    """Whether the same transaction may succeed when tried again: a deadlock, or a serialization failure."""
+    return isinstance(error, exc.DBAPIError) and getattr(error.orig, "sqlstate", None) in (DEADLOCK, SERIALIZATION)
+
+
+def _in_our_words(error: BaseException | None) -> Exception:
+    state, message = getattr(error, "sqlstate", None), _first_line(error)
+    constraint = getattr(getattr(error, "diag", None), "constraint_name", None) or ""
+    table = getattr(getattr(error, "diag", None), "table_name", None) or ""
+    domain = table.removesuffix("_config")
+    if state == CHECK:
+        return InvalidValue([Problem(domain, f"breaks the rule {constraint}")])
+    if state == UNIQUE:
+        return Conflict(f"{domain}: somebody else changed it at the same time ({constraint}); try again")
+    if state in (NO_TABLE, NO_SCHEMA):
+        return Unavailable("Postgres", f"{message}. Is the schema there? Run: configbus migrate")
+    if state == LOCK_TIMEOUT:
+        return Conflict(f"somebody holds a lock on it for long: {message}; see pg_locks, then try again")
+    if state is not None and state.startswith("23"):
+        return Conflict(message)
+    if isinstance(error, psycopg.errors.DataError):
+        return InvalidValue([Problem("value", message)])
+    return Unavailable("Postgres", message)
+
+
+def _first_line(error: BaseException | None) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,106 @@
+"""Reading the release tables: the outbox, the history, and the newest state of an environment.
+
+All texts come from here as Postgres made them; nothing on the way to Redis needs a model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import text
+
+from configbus.errors import UnknownEnvironment
+from configbus.names import near
+from configbus.store.connect import Place, sql
+from configbus.wire import EMPTY_STATE, Entry, Head, make_entry
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+HEAD = """
+    SELECT e.bus, e.system, e.epoch, e.revision, r.state FROM {schema}.environment AS e
+    LEFT JOIN {schema}.release AS r ON r.environment = e.name AND r.revision = e.revision
+    WHERE e.name = :environment"""
+ENTRY = """
+    b.name, b.digest,
+    ARRAY(SELECT key FROM jsonb_each(b.envelope || coalesce(b.content, '{}'))) AS fields,
+    ARRAY(SELECT value::text FROM jsonb_each(b.envelope || coalesce(b.content, '{}'))) AS texts"""
+MINE = """
+    SELECT xid = pg_current_xact_id() AND began = transaction_timestamp() FROM {schema}.release
+    WHERE environment = :environment AND revision = :revision"""
+NEWEST = """
+    SELECT {entry} FROM (SELECT DISTINCT ON (name) * FROM {schema}.release_block WHERE environment = :environment
+                         ORDER BY name, revision DESC) AS b""".replace("{entry}", ENTRY)
+AFTER = """
+    SELECT r.revision, r.epoch, r.state, r.prev, {schema}.instant(r.released_at) AS released_at, {entry}
+    FROM {schema}.release AS r JOIN {schema}.release_block AS b USING (environment, revision)
+    WHERE r.environment = :environment AND r.revision > :after AND r.revision <= :until
+    ORDER BY r.revision, b.name""".replace("{entry}", ENTRY)
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """One release as it goes to Redis: the head after it, the state before it, its time and its entries."""
+
+    head: Head
+    prev: str
+    at: str
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FullState:
+    """Everything that holds at a head."""
+
+    head: Head
+    entries: tuple[Entry, ...]
+
+
+def newest_head(connection: Connection, place: Place) -> Head:
+    """The head of Postgres. Raises UnknownEnvironment."""
+    row = connection.execute(sql(HEAD, place.schema), {"environment": place.environment}).one_or_none()
+    if row is None:
+        known = connection.scalars(sql("SELECT name FROM {schema}.environment", place.schema)).all()
+        raise UnknownEnvironment(
+            f"there is no environment {place.environment!r} in this database; set it up with: configbus migrate",
+            near(place.environment, known),
+        )
+    return Head(row.bus, row.system, row.epoch, row.revision, row.state or EMPTY_STATE)
+
+
+def newest_state(connection: Connection, place: Place) -> FullState:
+    """Head and entries of one moment, read in a transaction of its own."""
+    with connection.begin():
+        connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
+        head = newest_head(connection, place)
+        rows = connection.execute(sql(NEWEST, place.schema), {"environment": place.environment})
+        return FullState(head, tuple(_entry(row) for row in rows))
+
+
+def releases_after(connection: Connection, place: Place, head: Head, after: int, limit: int) -> list[Published]:
+    """At most `limit` releases behind `after`, none beyond `head`, in order."""
+    bounds = {"environment": place.environment, "after": after, "until": min(head.revision, after + limit)}
+    rows = connection.execute(sql(AFTER, place.schema), bounds)
+    found = []
+    for _, group in groupby(rows, key=lambda row: row.revision):
+        entries = list(group)
+        first = entries[0]
+        at_head = Head(head.bus, head.system, first.epoch, first.revision, first.state)
+        found.append(Published(at_head, first.prev, first.released_at, tuple(map(_entry, entries))))
+    return found
+
+
+def own_release(connection: Connection, place: Place) -> Published | None:
+    """The release of the current transaction, captured now instead of at commit; None if it changed nothing live."""
+    connection.execute(text("SET CONSTRAINTS ALL IMMEDIATE"))
+    head = newest_head(connection, place)
+    mine = connection.scalar(sql(MINE, place.schema), {"environment": place.environment, "revision": head.revision})
+    if not mine:
+        return None
+    return releases_after(connection, place, head, head.revision - 1, 1)[0]
+
+
+def _entry(row: Any) -> Entry:
+    return make_entry(row.name, list(zip(row.fields, row.texts, strict=True)), row.digest)

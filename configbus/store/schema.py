@@ -1,0 +1,146 @@
+"""`configbus migrate`: the frame by Alembic, the domain tables by the factory, the first rows.
+
+Everything happens in the caller's one transaction: a migration is there as a whole or not at all.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import alembic.command
+import alembic.config
+from sqlalchemy import inspect, text
+
+from configbus import migrations
+from configbus.errors import MigrationRefused
+from configbus.store.connect import quoted, sql
+from configbus.store.tables import config_table, table_ddl
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from configbus.catalogue import Catalogue
+
+LOCK = "SELECT pg_advisory_xact_lock(hashtext('configbus migrate'), hashtext(:schema))"
+FIRST_ROWS = {"default": "System Defaults", "active": "Active Configuration"}
+
+
+def migrate(connection: Connection, catalogue: Catalogue, schema: str, environment: str) -> list[str]:
+    """Bring the schema up to this version and catalogue, and the environment to its first rows.
+
+    Returns what was done, a line each; nothing when all was there already.
+    """
+    connection.execute(text(LOCK), {"schema": schema})
+    connection.execute(text("SELECT set_config('configbus.reason', 'migrate', true)"))
+    connection.execute(sql("CREATE SCHEMA IF NOT EXISTS {schema}", schema))
+    done = _upgrade_frame(connection, schema)
+    present = set(inspect(connection).get_table_names(schema=schema))
+    for domain in catalogue:
+        if domain.table not in present:
+            for statement in table_ddl(domain, schema):
+                connection.execute(statement)
+            done.append(f"table {domain.table}")
+        else:
+            _compare(connection, catalogue, domain.name, schema)
+    done += _environment(connection, schema, environment)
+    for domain in catalogue:
+        if not domain.keyed:
+            done += _first_rows(connection, domain.table, schema, environment)
+    return done
+
+
+def downgrade(connection: Connection, schema: str, revision: str) -> None:
+    """Take the schema back to an Alembic revision, `base` for nothing at all.
+
+    MigrationRefused while there is more than the first rows: going down would lose it.
+    """
+    connection.execute(text(LOCK), {"schema": schema})
+    present = inspect(connection).get_table_names(schema=schema)
+    if "release" not in present:
+        raise MigrationRefused(f"there is nothing of configbus in schema {schema!r}")
+    tables = [name for name in present if name.endswith("_config")]
+    kept = connection.scalar(
+        sql("SELECT count(*) FROM {schema}.release WHERE reason IS DISTINCT FROM 'migrate'", schema)
+    )
+    kept = (kept or 0) + sum(
+        connection.scalar(
+            sql("SELECT count(*) FROM {schema}.{table} WHERE status IN ('draft', 'archived')", schema, table)
+        )
+        for table in tables
+    )
+    if kept:
+        raise MigrationRefused(
+            f"schema {schema!r} holds more than the first rows ({kept} releases or rows): going down would lose them. "
+            f"Take a dump and drop the schema by hand if that is meant.",
+        )
+    if revision == "base":
+        for table in tables:
+            connection.execute(sql("DROP TABLE {schema}.{table} CASCADE", schema, table))
+    alembic.command.downgrade(_alembic(connection, schema), revision)
+
+
+def _upgrade_frame(connection: Connection, schema: str) -> list[str]:
+    before = _frame_version(connection, schema)
+    alembic.command.upgrade(_alembic(connection, schema), "head")
+    after = _frame_version(connection, schema)
+    return [] if before == after else [f"frame {after}"]
+
+
+def _frame_version(connection: Connection, schema: str) -> str | None:
+    if not inspect(connection).has_table("migration", schema=schema):
+        return None
+    version: str | None = connection.scalar(sql("SELECT version_num FROM {schema}.migration", schema))
+    return version
+
+
+def _alembic(connection: Connection, schema: str) -> alembic.config.Config:
+    config = alembic.config.Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent).replace("%", "%%"))
+    config.attributes.update(connection=connection, schema=schema, quoted_schema=quoted(schema))
+    return config
+
+
+def _compare(connection: Connection, catalogue: Catalogue, domain: str, schema: str) -> None:
+    table = config_table(catalogue.domain(domain), schema)
+    present = {column["name"] for column in inspect(connection).get_columns(table.name, schema=schema)}
+    wanted = {column.name for column in table.columns}
+    if present != wanted:
+        missing, extra = sorted(wanted - present), sorted(present - wanted)
+        raise MigrationRefused(
+            f"{schema}.{table.name} is not the table of this catalogue: it lacks {missing or 'nothing'} and has "
+            f"{extra or 'nothing'} besides. Changing a table that exists is not built yet; alter it by hand.",
+        )
+
+
+def _environment(connection: Connection, schema: str, environment: str) -> list[str]:
+    made = connection.execute(
+        sql(
+            "INSERT INTO {schema}.environment (name, epoch)"
+            " VALUES (:name, floor(extract(epoch FROM clock_timestamp()))::bigint * 1000"
+            " + ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::bigint)"
+            " ON CONFLICT DO NOTHING",
+            schema,
+        ),
+        {"name": environment},
+    )
+    return [f"environment {environment}"] if made.rowcount else []
+
+
+def _first_rows(connection: Connection, table: str, schema: str, environment: str) -> list[str]:
+    done = []
+    for status, name in FIRST_ROWS.items():
+        made = connection.execute(
+            sql(
+                "INSERT INTO {schema}.{table} (environment, name, status)"
+                " SELECT :environment, :name, CAST(:status AS {schema}.config_status) WHERE NOT EXISTS ("
+                "SELECT FROM {schema}.{table} WHERE environment = :environment"
+                " AND status = CAST(:status AS {schema}.config_status))",
+                schema,
+                table,
+            ),
+            {"environment": environment, "name": name, "status": status},
+        )
+        if made.rowcount:
+            done.append(f"{status} row of {table}")
+    return done
