@@ -1,0 +1,107 @@
+"""Adopting: which of the received blocks become the worker's, and which are held at their last good.
+
+The blocks of one release belong together. A block that is invalid in this worker holds back its
+own release, and nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from configbus.block import problems
+from configbus.log import log
+from configbus.names import split_block
+from configbus.snapshot import NOWHERE, Adopted, Origin, Rejection, Selection, Snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from configbus.block import Block
+    from configbus.catalogue import Catalogue
+    from configbus.wire import Entry, Position
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    field: str
+    reason: str
+
+
+def adopt(
+    received: Mapping[str, Entry],
+    position: Position,
+    origin: Origin,
+    before: Snapshot | None,
+    catalogue: Catalogue,
+    selection: Selection,
+) -> Snapshot:
+    """The snapshot that follows `before` now that `received` is what Redis holds."""
+    last = before.adopted if before is not None and before.origin != "layers" else {}
+    changed = {name: entry for name, entry in received.items() if name not in last or last[name].mark != entry.mark}
+    parsed = {name: _parse(entry, catalogue) for name, entry in changed.items()}
+    held = {name: result for name, result in parsed.items() if isinstance(result, _Refusal)}
+    if last:
+        _hold_partners(changed, received, held)
+
+    adopted = dict(last)
+    rejections = {}
+    for name, entry in changed.items():
+        match held.get(name, parsed[name]):
+            case _Refusal(field, reason):
+                good = last[name].mark if name in last else None
+                rejections[name] = Rejection(entry.mark.revision, field, reason, good.revision if good else None)
+                if name not in last:
+                    adopted[name] = Adopted(_defaults(name, catalogue), None)
+            case block:
+                adopted[name] = Adopted(block, entry.mark)
+    for name in last.keys() - received.keys():
+        if "/" in name:
+            adopted[name] = Adopted(None, None)
+    for name in selection.singletons:
+        if name not in adopted:
+            adopted[name] = Adopted(_defaults(name, catalogue), None)
+    return Snapshot(position, origin, adopted, rejections, catalogue)
+
+
+def on_layers(catalogue: Catalogue, selection: Selection) -> Snapshot:
+    """The snapshot of a worker that knows nothing: the models' defaults."""
+    return adopt({}, NOWHERE, "layers", None, catalogue, selection)
+
+
+def _hold_partners(changed: Mapping[str, Entry], received: Mapping[str, Entry], held: dict[str, _Refusal]) -> None:
+    """A changed block is held while a followed block of its release is held; repeated until nothing is added."""
+    added = True
+    while added:
+        added = False
+        for name, entry in changed.items():
+            if name in held:
+                continue
+            if entry.partners == "*":
+                culprits = [other for other in held if received[other].mark.revision >= entry.mark.revision]
+            else:
+                culprits = [other for other in entry.partners if other in held]
+            if culprits:
+                held[name] = _Refusal("", f"its release also changed {culprits[0]}, which is held")
+                added = True
+
+
+def _parse(entry: Entry, catalogue: Catalogue) -> Block | _Refusal | None:
+    if entry.retired:
+        return None
+    model = catalogue.domain(split_block(entry.name)[0]).model
+    try:
+        return model.model_validate_json(entry.text, strict=True)
+    except ValidationError as error:
+        first, *others = problems("", error)
+        more = f" (and {len(others)} more)" if others else ""
+        return _Refusal(first.path.lstrip("."), first.reason + more)
+    except Exception as error:  # a user's validator is foreign code; its failure is this block's alone
+        log.exception("validator_failed", block=entry.name, revision=entry.mark.revision)
+        return _Refusal("", f"its validator failed: {type(error).__name__}: {error}")
+
+
+def _defaults(name: str, catalogue: Catalogue) -> Block:
+    return catalogue.domain(split_block(name)[0]).model()

@@ -1,0 +1,344 @@
+"""What travels through Redis, and how it is known to be whole: keys, entries, heads, messages.
+
+A block is a hash whose fields hold canonical JSON texts, made by Postgres. Put in the order of
+jsonb (shorter names first, then bytes) they are the *text* of an entry, and its digest covers
+exactly these bytes. The head carries the XOR of all digests (`state`) and a digest over itself
+(`check`). Nothing that does not fit is ever adopted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from json.decoder import scanstring  # type: ignore[attr-defined]  # there since 2.6, left out of the stubs
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+PROTOCOL = 1
+INLINE_LIMIT = 32 * 1024
+"""Bytes of an announcement above which it carries names only."""
+EMPTY_STATE = "0" * 32
+HEX = re.compile(r"[0-9a-f]{32}", re.ASCII)
+NUMBER = re.compile(r"0|[1-9][0-9]{0,14}", re.ASCII)
+HEAD_FIELDS = ("bus", "v", "system", "epoch", "revision", "state", "check")
+
+_decoder = json.JSONDecoder()
+
+
+class Malformed(Exception):
+    """Something in Redis is not what a publisher would have written; the message says how."""
+
+
+class NotUnderstood(Malformed):
+    """A newer publisher wrote this; the reader keeps its last good content."""
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Position:
+    """The order in which everything is compared."""
+
+    epoch: int
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """One release: its number, the history it belongs to, and the names of the blocks it changed."""
+
+    revision: int
+    epoch: int
+    blocks: tuple[str, ...]
+
+    @property
+    def position(self) -> Position:
+        return Position(self.epoch, self.revision)
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The names of one environment's things in Redis; the braces keep them in one cluster slot."""
+
+    namespace: str
+    environment: str
+
+    @property
+    def prefix(self) -> str:
+        return f"{self.namespace}:{{{self.environment}}}:"
+
+    @property
+    def head(self) -> str:
+        return self.prefix + "head"
+
+    @property
+    def index(self) -> str:
+        return self.prefix + "index"
+
+    @property
+    def channel(self) -> str:
+        return self.prefix + "changes"
+
+    def block(self, name: str) -> str:
+        return f"{self.prefix}block:{name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """Where a history stands: the fields of the head hash that `check` covers."""
+
+    bus: str
+    system: str
+    epoch: int
+    revision: int
+    state: str
+
+    @property
+    def position(self) -> Position:
+        return Position(self.epoch, self.revision)
+
+    @property
+    def check(self) -> str:
+        covered = (self.bus, PROTOCOL, self.system, self.epoch, self.revision, self.state)
+        return _short("\n".join(map(str, covered)))
+
+    def fields(self) -> dict[str, str]:
+        """As the head hash holds them."""
+        return {
+            "bus": self.bus,
+            "v": str(PROTOCOL),
+            "system": self.system,
+            "epoch": str(self.epoch),
+            "revision": str(self.revision),
+            "state": self.state,
+            "check": self.check,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What the index says of one block: the revision that changed it last, and its digest."""
+
+    revision: int
+    digest: str
+
+    def __str__(self) -> str:
+        return f"{self.revision}:{self.digest}"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One block as a release left it. `partners` are the blocks that its release changed with it."""
+
+    name: str
+    mark: Mark
+    text: str
+    partners: tuple[str, ...] | Literal["*"]
+    retired: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message of the channel; without `entries` it says only where the head is."""
+
+    head: Head
+    prev: str | None
+    entries: tuple[Entry, ...] | None
+
+
+def digest_of(name: str, text: str) -> str:
+    """The digest of an entry's text, as Postgres computes it: 32 hexadecimal digits."""
+    return _short(f"{name}\n{text}")
+
+
+def xor(state: str, digests: Iterable[str]) -> str:
+    """The state after these digests were put in, or taken out: both are the same."""
+    value = int(state, 16)
+    for digest in digests:
+        value ^= int(digest, 16)
+    return f"{value:032x}"
+
+
+def entry_text(fields: Iterable[tuple[str, str]]) -> str:
+    """The text of an entry from its fields in any order."""
+    ordered = sorted(fields, key=lambda pair: (len(pair[0]), pair[0]))
+    return "{" + ", ".join(f'"{field}": {value}' for field, value in ordered) + "}"
+
+
+def read_entry(name: str, fields: Mapping[str, str]) -> Entry:
+    """An entry from a block's hash, its digest computed from what is there."""
+    text = entry_text(fields.items())
+    return _entry(name, text, {field: _value(field, fields[field]) for field in fields if field.startswith("@")})
+
+
+def read_head(fields: Mapping[str, str]) -> Head:
+    """The head from its hash; Malformed if it does not fit its check, NotUnderstood if it is of a newer protocol."""
+    if missing := [field for field in HEAD_FIELDS if field not in fields]:
+        raise Malformed(f"head lacks {', '.join(missing)}")
+    if fields["v"] != str(PROTOCOL):
+        raise NotUnderstood(f"protocol {fields['v']!r}, this reader knows {PROTOCOL}")
+    if fields.get("needs"):
+        raise NotUnderstood(f"it needs {fields['needs']}, which this reader does not know")
+    head = Head(
+        bus=fields["bus"],
+        system=fields["system"],
+        epoch=_number("epoch", fields["epoch"]),
+        revision=_number("revision", fields["revision"]),
+        state=_hex("state", fields["state"]),
+    )
+    if fields["check"] != head.check:
+        raise Malformed("head does not fit its check")
+    return head
+
+
+def read_index(fields: Mapping[str, str]) -> dict[str, Mark]:
+    """The index from its hash."""
+    marks = {}
+    for name, mark in fields.items():
+        revision, _, digest = mark.partition(":")
+        marks[name] = Mark(_number(f"index of {name}", revision), _hex(f"index of {name}", digest))
+    return marks
+
+
+def read_message(data: bytes) -> Message:
+    """A message of the channel; Malformed if it is not one, or does not fit its check and digests."""
+    try:
+        text = data.decode()
+        blocks: dict[str, tuple[str, Any]] = {}
+        found: dict[str, Any] = {}
+        for name, start, end, value in _pairs(text, 0):
+            found[name] = value
+            if name == "blocks":
+                blocks = {block: (text[at:till], parsed) for block, at, till, parsed in _pairs(text, start)}
+            if not start < end:
+                raise Malformed("message has an empty value")
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        raise Malformed(f"message is not a JSON object: {error}") from error
+    head = read_head({field: _plain(found.get(field)) for field in (*HEAD_FIELDS, "needs") if field in found})
+    if "prev" not in found or "blocks" not in found:
+        return Message(head, None, None)
+    digests = found.get("digests")
+    if not isinstance(digests, dict) or set(digests) != set(blocks):
+        raise Malformed("message has other digests than blocks")
+    entries = tuple(_entry(name, raw, parsed) for name, (raw, parsed) in blocks.items())
+    for entry in entries:
+        if entry.mark.digest != digests[entry.name]:
+            raise Malformed(f"{entry.name} does not fit its digest")
+    return Message(head, _hex("prev", _plain(found["prev"])), entries)
+
+
+def announcement(head: Head, prev: str, at: str, entries: Iterable[Entry]) -> str:
+    """The message that says a release happened; values stand in it exactly as in the hashes."""
+    listed = list(entries)
+    opening = f'{_head_json(head)}, "prev": "{prev}", "at": "{at}"'
+    blocks = ", ".join(f"{json.dumps(entry.name)}: {entry.text}" for entry in listed)
+    digests = ", ".join(f'{json.dumps(entry.name)}: "{entry.mark.digest}"' for entry in listed)
+    whole = f'{{{opening}, "blocks": {{{blocks}}}, "digests": {{{digests}}}}}'
+    if len(whole.encode()) <= INLINE_LIMIT:
+        return whole
+    return f'{{{opening}, "names": {json.dumps([entry.name for entry in listed])}}}'
+
+
+def bookmark(head: Head, at: str) -> str:
+    """The message that says only where the head is."""
+    return f'{{{_head_json(head)}, "at": "{at}"}}'
+
+
+def make_entry(name: str, fields: list[tuple[str, str]], digest: str) -> Entry:
+    """An entry as Postgres gives it, fields already in order."""
+    envelope = {field: json.loads(value) for field, value in fields if field.startswith("@")}
+    text = "{" + ", ".join(f'"{field}": {value}' for field, value in fields) + "}"
+    return Entry(name, Mark(envelope["@revision"], digest), text, _partners(envelope), "@retired" in envelope)
+
+
+def entry_fields(entry: Entry) -> dict[str, str]:
+    """The hash fields of an entry: each value's own text, untouched."""
+    return {name: entry.text[start:end] for name, start, end, _ in _pairs(entry.text, 0)}
+
+
+def _entry(name: str, text: str, envelope: Any) -> Entry:
+    if not isinstance(envelope, dict) or type(envelope.get("@revision")) is not int:
+        raise Malformed(f"{name} has no @revision")
+    mark = Mark(envelope["@revision"], digest_of(name, text))
+    return Entry(name, mark, text, _partners(envelope), "@retired" in envelope)
+
+
+def _partners(envelope: Mapping[str, Any]) -> tuple[str, ...] | Literal["*"]:
+    partners = envelope.get("@with", [])
+    if partners == "*":
+        return "*"
+    if not isinstance(partners, list) or not all(isinstance(name, str) for name in partners):
+        raise Malformed(f"@with is {partners!r}")
+    return tuple(partners)
+
+
+def _pairs(text: str, start: int) -> Iterator[tuple[str, int, int, Any]]:
+    """Name, where its value begins and ends, and the value, for each member of the JSON object at `start`."""
+    position = _after_space(text, start)
+    if text[position : position + 1] != "{":
+        raise ValueError("an object is expected")
+    position = _after_space(text, position + 1)
+    if text[position : position + 1] == "}":
+        return
+    while True:
+        if text[position : position + 1] != '"':
+            raise ValueError("a member's name is expected")
+        name, position = scanstring(text, position + 1, True)
+        position = _after_space(text, position)
+        if text[position : position + 1] != ":":
+            raise ValueError("a colon is expected")
+        begin = _after_space(text, position + 1)
+        value, end = _decoder.raw_decode(text, begin)
+        yield name, begin, end, value
+        position = _after_space(text, end)
+        if text[position : position + 1] != ",":
+            break
+        position = _after_space(text, position + 1)
+    if text[position : position + 1] != "}":
+        raise ValueError("a closing brace is expected")
+
+
+def _after_space(text: str, position: int) -> int:
+    while text[position : position + 1] in (" ", "\n", "\t", "\r"):
+        position += 1
+    return position
+
+
+def _value(field: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise Malformed(f"{field} is not JSON") from error
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    if isinstance(value, str) or type(value) is int:
+        return str(value)
+    raise Malformed(f"message has {value!r} where a text or a whole number belongs")
+
+
+def _number(what: str, text: str) -> int:
+    if not NUMBER.fullmatch(text):
+        raise Malformed(f"{what} is {text!r}, not a whole number")
+    return int(text)
+
+
+def _hex(what: str, text: str) -> str:
+    if not HEX.fullmatch(text):
+        raise Malformed(f"{what} is {text!r}, not 32 hexadecimal digits")
+    return text
+
+
+def _short(text: str) -> str:
+    return hashlib.sha256(text.encode("utf8", "surrogatepass")).hexdigest()[:32]
+
+
+def _head_json(head: Head) -> str:
+    return (
+        f'"bus": "{head.bus}", "v": {PROTOCOL}, "system": "{head.system}", "epoch": {head.epoch},'
+        f' "revision": {head.revision}, "state": "{head.state}", "check": "{head.check}"'
+    )
