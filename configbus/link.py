@@ -1,0 +1,140 @@
+"""One connection to Redis, used command by command, that never reconnects behind its user's back.
+
+redis-py's clients and pools reconnect silently, and its PubSub re-subscribes silently; here each
+new connection is an event that the protocol must know of, so the connection object itself is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from configbus.errors import SettingsError, Unavailable
+from configbus.follow import ANSWER_SECONDS, Reading
+from configbus.wire import Keys, Malformed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+REPLY_OF_EXEC = -1
+FAULTS = (redis.RedisError, OSError)
+
+
+def options(seconds: float) -> dict[str, Any]:
+    """Connection options of both worlds: RESP2, bytes, no retries, a limit on every answer."""
+    return {
+        "protocol": 2,
+        "socket_timeout": seconds,
+        "socket_connect_timeout": seconds,
+        "client_name": "configbus",
+    }
+
+
+class Link:
+    """A connection that is opened on first use and dropped at the first fault; `generation` counts openings."""
+
+    def __init__(self, url: str, seconds: float = ANSWER_SECONDS) -> None:
+        try:
+            pool = redis.ConnectionPool.from_url(url, retry=Retry(NoBackoff(), 0), **options(seconds))
+        except ValueError as error:
+            raise SettingsError(f"CONFIGBUS_REDIS_URL is not a Redis URL: {error}") from error
+        self._connection: Any = pool.make_connection()
+        self._open = False
+        self.generation = 0
+
+    def open(self) -> None:
+        """Connect now, if not connected. Raises Unavailable."""
+        if self._open:
+            return
+        try:
+            self._connection.connect()
+        except FAULTS as error:
+            raise Unavailable("Redis", str(error)) from error
+        self._open = True
+        self.generation += 1
+
+    def fileno(self) -> int:
+        """The socket's descriptor, to wait on it together with others."""
+        return int(self._connection._sock.fileno())  # noqa: SLF001  # redis-py has no public way to it
+
+    def readable(self) -> bool:
+        """Whether a read would not wait. Raises Unavailable if the connection is gone."""
+        return bool(self._guarded(self._connection.can_read))
+
+    def send(self, *commands: Sequence[Any]) -> None:
+        """Send commands without reading their replies. Raises Unavailable."""
+        self.open()
+        packed = self._connection.pack_commands(commands)
+        self._guarded(lambda: self._connection.send_packed_command(packed))
+
+    def receive(self) -> Any:
+        """The next reply. Raises Unavailable for a fault of the connection and for an error reply."""
+        return self._guarded(self._connection.read_response)
+
+    def call(self, *commands: Sequence[Any]) -> list[Any]:
+        """Send commands at once and return their replies. Raises Unavailable; then the connection is dropped."""
+        self.send(*commands)
+        return [self.receive() for _ in commands]
+
+    def script(self, sha: str, source: str, keys: Sequence[str], arguments: Sequence[str | bytes]) -> Any:
+        """Run a Lua script by its digest, by its text where the server does not know it yet."""
+        rest = (str(len(keys)), *keys, *arguments)
+        self.open()
+        try:
+            self._connection.send_command("EVALSHA", sha, *rest)
+            return self._connection.read_response()
+        except redis.exceptions.NoScriptError:
+            return self.call(("EVAL", source, *rest))[0]
+        except FAULTS as error:
+            self.close()
+            raise Unavailable("Redis", str(error)) from error
+
+    def close(self) -> None:
+        """Drop the connection; the next use opens a new one."""
+        self._open = False
+        self._connection.disconnect()
+
+    def _guarded(self, action: Callable[[], Any]) -> Any:
+        try:
+            return action()
+        except FAULTS as error:
+            self.close()
+            raise Unavailable("Redis", str(error)) from error
+
+
+def reading_commands(keys: Keys, names: Iterable[str]) -> list[tuple[str, ...]]:
+    """One transaction that reads the clock, head, index and these blocks."""
+    return [
+        ("MULTI",),
+        ("TIME",),
+        ("HGETALL", keys.head),
+        ("HGETALL", keys.index),
+        *(("HGETALL", keys.block(name)) for name in names),
+        ("EXEC",),
+    ]
+
+
+def looking_commands(keys: Keys) -> list[tuple[str, ...]]:
+    """One transaction that reads the clock and the head."""
+    return [("MULTI",), ("TIME",), ("HGETALL", keys.head), ("EXEC",)]
+
+
+def reading_of(replies: Sequence[Any], names: Sequence[str]) -> Reading:
+    """What `reading_commands` or `looking_commands` brought. Raises Malformed."""
+    time, head, *rest = replies[REPLY_OF_EXEC]
+    index, *blocks = rest or [[]]
+    found = {name: _texts(reply) for name, reply in zip(names, blocks, strict=True)}
+    return Reading(int(time[0]) * 1_000_000 + int(time[1]), _texts(head), _texts(index), found)
+
+
+def _texts(reply: Any) -> Mapping[str, str]:
+    if isinstance(reply, Exception):
+        raise Malformed(str(reply))
+    try:
+        flat = [part.decode() for part in reply]
+    except UnicodeDecodeError as error:
+        raise Malformed(f"a hash is not UTF-8: {error}") from error
+    return dict(zip(flat[::2], flat[1::2], strict=True))
