@@ -1,0 +1,194 @@
+"""What the two drivers share: reads, what they are connected to, and what is checked at the door."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from configbus.block import Block
+from configbus.errors import NotReady, Rejected
+from configbus.follow import Follower, Reading
+from configbus.log import log
+from configbus.snapshot import MISSING, NOWHERE, Origin, Rejection, Selection, Snapshot, State, state_of
+from configbus.wire import Keys, Position, Release, entry_fields
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from configbus.catalogue import Catalogue
+    from configbus.settings import Settings
+
+B = TypeVar("B", bound=Block)
+
+READY_SHARE = 0.8
+"""Part of the start's time after which a worker stands on its layers, so that it returns within all of it."""
+
+
+def now() -> float:
+    """Seconds on a clock that never jumps, and counts while the machine sleeps where there is such a clock."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
+class Reads:
+    """Everything that is read from memory: never a network access, never a lock."""
+
+    _snapshot: Snapshot
+    _vouched: float | None = None
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """One immutable state of all followed blocks; use one for a whole decision."""
+        return self._snapshot
+
+    def get(self, path: str, default: Any = MISSING) -> Any:
+        """The value at a path such as `trading.score_threshold`. Raises UnknownBlock or UnknownField
+        (both LookupError) unless a default is given.
+        """
+        if default is MISSING:
+            return self._snapshot.values[path]
+        return self._snapshot.get(path, default)
+
+    @overload
+    def block(self, target: type[B], key: str = "") -> B: ...
+    @overload
+    def block(self, target: str, key: str = "") -> Block: ...
+    def block(self, target: type[Block] | str, key: str = "") -> Block:
+        """A whole block, by class (and key) or by block name. Raises UnknownBlock."""
+        return self._snapshot.block(target, key)
+
+    def keys(self, target: type[Block] | str) -> list[str]:
+        """The keys of a keyed domain that hold a block now, sorted."""
+        return self._snapshot.keys(target)
+
+    @property
+    def revision(self) -> int:
+        """The release that the snapshot shows; 0 for none."""
+        return self._snapshot.revision
+
+    @property
+    def epoch(self) -> int:
+        """The history that the revision counts in; 0 for none."""
+        return self._snapshot.epoch
+
+    @property
+    def held(self) -> Mapping[str, Rejection]:
+        """Blocks held at older content, with the reason."""
+        return self._snapshot.held
+
+    @property
+    def origin(self) -> Origin:
+        """Where the snapshot came from: `redis`, `postgres`, or `layers` (the models' defaults)."""
+        return self._snapshot.origin
+
+    @property
+    def state(self) -> State:
+        """How far the copy can be trusted at this moment."""
+        return state_of(self._snapshot, self._vouched, now())
+
+    @property
+    def age(self) -> float:
+        """Seconds since the copy was last known to be complete; infinite if it never was."""
+        return math.inf if self._vouched is None else now() - self._vouched
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a bus is to do, from its settings and arguments, checked before anything is opened."""
+
+    settings: Settings
+    catalogue: Catalogue
+    selection: Selection
+    keys: Keys
+    require: str | None
+    start_timeout: float
+
+    def follower(self) -> Follower:
+        """The protocol for this plan; it knows by when it must stand on something."""
+        ready_by = None if self.require else now() + READY_SHARE * self.start_timeout
+        return Follower(self.catalogue, self.selection, ready_by, has_store=self.settings.database_url is not None)
+
+    def is_ready(self, reads: Reads) -> bool:
+        """Whether what was found suffices for `require`."""
+        match self.require:
+            case "live":
+                return reads.state is State.LIVE
+            case "known":
+                held = reads.held.values()
+                return reads.origin != "layers" and all(rejection.last_good is not None for rejection in held)
+            case _:
+                return reads.snapshot.position != NOWHERE or reads.origin == "layers"
+
+    def not_ready(self, reads: Reads | None) -> NotReady:
+        """The error for a start that did not come to what `require` asks for."""
+        state = reads.state if reads is not None else State.OFFLINE
+        held = "; ".join(f"{name}: {why.reason}" for name, why in reads.held.items()) if reads is not None else ""
+        return NotReady(
+            f"not ready after {self.start_timeout} s: require={self.require!r}, the state is {state}"
+            + (f", held back: {held}" if held else "")
+            + ". Is the relay running, and does CONFIGBUS_REDIS_URL point to its Redis?",
+        )
+
+
+def plan(follow: Iterable[str] | None, require: str | None, start_timeout: float, options: dict[str, Any]) -> Plan:
+    """A plan from keyword arguments, with CONFIGBUS_* for what is not given. Raises SettingsError."""
+    from configbus.catalogue import load_catalogue
+    from configbus.settings import load_settings
+
+    if require not in (None, "known", "live"):
+        raise ValueError(f"require is {require!r}; it may be None, 'known' or 'live'")
+    settings = load_settings(**options)
+    catalogue = load_catalogue(settings.domains)
+    patterns = None if follow is None else list(follow)
+    keys = Keys(settings.namespace, settings.environment)
+    return Plan(settings, catalogue, Selection(catalogue, patterns), keys, require, start_timeout)
+
+
+def check_callback(callback: Callable[..., Any], arguments: int, *, coroutines: bool) -> None:
+    """TypeError now, for a callback that could never be called later."""
+    if not callable(callback):
+        raise TypeError(f"{callback!r} is not callable")
+    if inspect.iscoroutinefunction(callback) and not coroutines:
+        raise TypeError(f"{callback!r} is a coroutine function: use AsyncConfigBus, or a plain function")
+    try:
+        inspect.signature(callback).bind(*[None] * arguments)
+    except TypeError as error:
+        raise TypeError(f"{callback!r} must take {arguments} argument(s): {error}") from error
+    except ValueError:
+        return
+
+
+def reached(reads: Reads, release: Release | int) -> bool:
+    """Whether the snapshot is at the release or beyond it. Raises Rejected if this worker holds it back."""
+    snapshot = reads.snapshot
+    at = release.position if isinstance(release, Release) else Position(snapshot.epoch, release)
+    if snapshot.position < at:
+        return False
+    concerned = release.blocks if isinstance(release, Release) else None
+    reasons = {
+        name: rejection.reason
+        for name, rejection in snapshot.held.items()
+        if (rejection.revision >= at.revision if concerned is not None else rejection.revision == at.revision)
+        and (concerned is None or name in concerned)
+    }
+    if reasons:
+        raise Rejected(at.revision, reasons)
+    return True
+
+
+def read_store(settings: Settings, seconds: float) -> Reading:
+    """The newest state in Postgres: the one seam through which a worker imports the store."""
+    from configbus.store.connect import Place, connected
+    from configbus.store.releases import newest_state
+
+    with connected(settings.require("database_url"), seconds) as connection:
+        state = newest_state(connection, Place(settings.schema, settings.environment))
+    index = {entry.name: str(entry.mark) for entry in state.entries}
+    return Reading(0, state.head.fields(), index, {entry.name: entry_fields(entry) for entry in state.entries})
+
+
+def report(level: str, event: str, facts: Mapping[str, Any], environment: str) -> None:
+    """Log what the follower reported."""
+    getattr(log, level)(event, environment=environment, **facts)

@@ -1,0 +1,359 @@
+"""`ConfigBus`: the driver for programs with threads. One thread follows, one looks at the head.
+
+Callbacks run in a thread per subscription, never on the receiving path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import random
+import select
+import socket
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
+
+from configbus import follow
+from configbus.bus import Reads, check_callback, now, plan, reached, read_store, report
+from configbus.change import Change, Pending, changes_between, read_target
+from configbus.errors import Closed, ConfigBusError, NotInTime, Unavailable
+from configbus.follow import ANSWER_SECONDS, DONE, Failed
+from configbus.link import Link, looking_commands, reading_commands, reading_of
+from configbus.log import log
+from configbus.snapshot import LIVE_SECONDS, Snapshot, State
+from configbus.wire import Malformed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from configbus.block import Block
+    from configbus.bus import Plan
+    from configbus.wire import Release
+
+    Callback = Callable[[Change[Any]], object]
+
+C = TypeVar("C", bound="Callback")
+
+RESTART_SECONDS = 0.5
+
+
+class Subscription:
+    """What `on_change` returns: calls one callback, in order, in a thread of its own, until cancelled."""
+
+    def __init__(self, pending: Pending, callback: Callback, name: str) -> None:
+        self._pending = pending
+        self._callback = callback
+        self._ready = threading.Condition()
+        self._cancelled = False
+        threading.Thread(target=self._run, name=f"configbus-{name}", daemon=True).start()
+
+    def offer(self, change: Change[Any]) -> None:
+        """Take in a change to tell of, latest wins."""
+        with self._ready:
+            if self._pending.offer(change):
+                self._ready.notify()
+
+    def cancel(self) -> None:
+        """Call no more; a call that runs now runs to its end."""
+        with self._ready:
+            self._cancelled = True
+            self._ready.notify()
+
+    def _next(self) -> Change[Any] | None:
+        with self._ready:
+            while not self._cancelled:
+                if (change := self._pending.take()) is not None:
+                    return change
+                self._ready.wait()
+        return None
+
+    def _run(self) -> None:
+        while (change := self._next()) is not None:
+            try:
+                self._callback(change)
+            except Exception:
+                log.exception("callback_failed", block=change.block_name, revision=change.revision)
+
+
+class ConfigBus(Reads):
+    """A typed copy of the active configuration, kept current by a thread. Make one with `connect`."""
+
+    def __init__(self, the_plan: Plan) -> None:
+        self._plan = the_plan
+        self._environment = the_plan.settings.environment
+        self._changed = threading.Condition()
+        self._started = False
+        self._closing = threading.Event()
+        self._inbox: deque[follow.Event] = deque()
+        self._wake, self._waker = socket.socketpair()
+        self._wake.setblocking(False)
+        url = the_plan.settings.require("redis_url")
+        self._push, self._poll = Link(url), Link(url)
+        self._poll_lock = threading.Lock()
+        self._looks: queue.SimpleQueue[float | None] = queue.SimpleQueue()
+        self._refreshers: list[queue.SimpleQueue[str | None]] = []
+        self._subscriptions: list[Subscription] = []
+        self._follower = the_plan.follower()
+        self._threads = [
+            threading.Thread(target=target, name=f"configbus-{name}", daemon=True)
+            for name, target in (("follow", self._follow), ("look", self._look))
+        ]
+
+    @classmethod
+    def connect(
+        cls,
+        *,
+        follow: Iterable[str] | None = None,
+        require: str | None = None,
+        start_timeout: float = 5.0,
+        **options: Any,
+    ) -> Self:
+        """A bus that stands on Redis, else on Postgres (where `database_url` is set), else on the models' defaults.
+
+        `follow` names blocks and domains (`"trading"`, `"strategy/*"`; everything by default). Returns within
+        `start_timeout` seconds; raises NotReady where `require` ("known" or "live") is not met by then.
+        Further options are settings: `redis_url`, `environment`, `namespace`, `domains`, `worker`, ...
+        """
+        bus = cls(plan(follow, require, start_timeout, options))
+        bus._start()
+        return bus
+
+    @overload
+    def on_change(self, target: str | type[Block]) -> Callable[[C], Subscription]: ...
+    @overload
+    def on_change(self, target: str | type[Block], callback: Callback) -> Subscription: ...
+    def on_change(self, target: str | type[Block], callback: Callback | None = None) -> Any:
+        """Call back with a Change for what is there now, and whenever it changes; also as a decorator.
+
+        `target` is `"*"`, a class, a domain, a block (`"trading"`), all keys (`"strategy/*"`), or a field
+        (`"trading.score_threshold"`). Returns a subscription with `cancel()`.
+        """
+        if callback is None:
+            return lambda function: self.on_change(target, function)
+        check_callback(callback, 1, coroutines=False)
+        pending = Pending(read_target(target, self._plan.catalogue))
+        with self._changed:
+            self._refuse_closed("on_change")
+            subscription = Subscription(pending, callback, f"{target}")
+            self._subscriptions.append(subscription)
+            for change in changes_between(None, self._snapshot):
+                subscription.offer(change)
+        return subscription
+
+    def on_state(self, callback: Callable[[State, State], object]) -> None:
+        """Call back with old and new state whenever the state changes."""
+        check_callback(callback, 2, coroutines=False)
+        self._refuse_closed("on_state")
+        threading.Thread(
+            target=self._watch_state, args=(callback, self.state), name="configbus-state", daemon=True
+        ).start()
+
+    def wait_for(self, release: Release | int, timeout: float = 5.0) -> None:
+        """Return once this bus shows the release (or revision) or a later one.
+
+        Raises NotInTime (a TimeoutError), or Rejected where this worker holds a block of it back.
+        """
+        deadline = now() + timeout
+        with self._changed:
+            while not reached(self, release):
+                self._refuse_closed("wait_for")
+                if not self._changed.wait(max(0.0, deadline - now())) and not reached(self, release):
+                    raise NotInTime(
+                        f"{release} did not arrive within {timeout} s; at revision {self.revision}, {self.state}"
+                    )
+
+    def refresh(self, timeout: float = 5.0) -> None:
+        """Look at Redis now and return when that is done. Raises Unavailable or NotInTime."""
+        self._refuse_closed("refresh")
+        answer: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        with self._changed:
+            self._refreshers.append(answer)
+        self._post(follow.Refresh())
+        try:
+            fault = answer.get(timeout=timeout)
+        except queue.Empty:
+            raise NotInTime(f"Redis was not read within {timeout} s; the state is {self.state}") from None
+        if fault is not None:
+            raise Unavailable("Redis", fault)
+
+    def close(self) -> None:
+        """Follow no more; reads go on serving the last values. May be called twice, and from a callback."""
+        with self._changed:
+            if self._closing.is_set():
+                return
+            self._closing.set()
+            self._vouched = None
+            subscriptions, self._subscriptions = self._subscriptions, []
+            self._changed.notify_all()
+        for subscription in subscriptions:
+            subscription.cancel()
+        self._looks.put(None)
+        self._nudge()
+        for thread in self._threads:
+            if thread.ident is not None and thread is not threading.current_thread():
+                thread.join(2 * ANSWER_SECONDS)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self.close()
+
+    def _start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+        deadline = now() + self._plan.start_timeout
+        with self._changed:
+            while not (self._started and self._plan.is_ready(self)):
+                remaining = deadline - now()
+                if remaining <= 0:
+                    break
+                self._changed.wait(remaining)
+            else:
+                return
+        error = self._plan.not_ready(self if self._started else None)
+        self.close()
+        raise error
+
+    def _refuse_closed(self, action: str) -> None:
+        if self._closing.is_set():
+            raise Closed(f"{action}: the bus is closed; connect a new one")
+
+    def _post(self, event: follow.Event) -> None:
+        self._inbox.append(event)
+        self._nudge()
+
+    def _nudge(self) -> None:
+        with contextlib.suppress(BlockingIOError, OSError):
+            self._waker.send(b".")
+
+    # The follower's thread.
+
+    def _follow(self) -> None:
+        while not self._closing.is_set():
+            try:
+                self._drive()
+            except Exception:
+                log.exception("follower_failed", environment=self._environment)
+                self._closing.wait(RESTART_SECONDS)
+        self._push.close()
+        self._wake.close()
+
+    def _drive(self) -> None:
+        self._follower.now = now()
+        steps = self._follower.run()
+        command = next(steps)
+        while not self._closing.is_set():
+            event = self._perform(command)
+            command = steps.send((event, now()))
+
+    def _perform(self, command: follow.Command) -> follow.Event:
+        match command:
+            case follow.Receive(until):
+                return self._receive(until)
+            case follow.Adopt(snapshot):
+                self._adopt(snapshot)
+            case follow.Vouch(since):
+                with self._changed:
+                    self._vouched = since
+                    self._changed.notify_all()
+            case follow.Look():
+                self._looks.put(now())
+            case follow.Subscribe() | follow.Ping() | follow.Read() | follow.ReadStore():
+                return self._ask(command)
+            case follow.Wait(shortest, longest):
+                self._closing.wait(random.uniform(shortest, longest))  # noqa: S311  # jitter, not a secret
+            case follow.Refreshed(fault):
+                with self._changed:
+                    waiting, self._refreshers = self._refreshers, []
+                for answer in waiting:
+                    answer.put(fault)
+            case follow.Report(level, event, facts):
+                report(level, event, facts, self._environment)
+        return DONE
+
+    def _ask(self, command: follow.Subscribe | follow.Ping | follow.Read | follow.ReadStore) -> follow.Event:
+        try:
+            match command:
+                case follow.Subscribe():
+                    self._push.close()
+                    self._push.send(("SUBSCRIBE", self._plan.keys.channel))
+                case follow.Ping():
+                    self._push.send(("PING",))
+                case follow.Read(names):
+                    with self._poll_lock:
+                        return reading_of(self._poll.call(*reading_commands(self._plan.keys, names)), names)
+                case follow.ReadStore(seconds):
+                    return read_store(self._plan.settings, seconds)
+        except (ConfigBusError, Malformed) as error:
+            return Failed(str(error))
+        return DONE
+
+    def _receive(self, until: float) -> follow.Event:
+        poller = select.poll()
+        poller.register(self._wake, select.POLLIN)
+        try:
+            poller.register(self._push.fileno(), select.POLLIN)
+            while not self._closing.is_set():
+                if self._inbox:
+                    return self._inbox.popleft()
+                if self._push.readable():
+                    return _pushed(self._push.receive())
+                if (remaining := until - now()) <= 0:
+                    return follow.Nothing()
+                poller.poll(remaining * 1000)
+                with contextlib.suppress(BlockingIOError):
+                    self._wake.recv(4096)
+        except ConfigBusError as error:
+            return follow.Lost(str(error))
+        return follow.Nothing()
+
+    def _adopt(self, snapshot: Snapshot) -> None:
+        with self._changed:
+            before = self._snapshot if self._started else None
+            self._snapshot = snapshot
+            self._started = True
+            if self._subscriptions:
+                for change in changes_between(before, snapshot):
+                    for subscription in self._subscriptions:
+                        subscription.offer(change)
+            self._changed.notify_all()
+
+    # The other threads.
+
+    def _look(self) -> None:
+        while (asked := self._looks.get()) is not None:
+            try:
+                with self._poll_lock:
+                    replies = self._poll.call(*looking_commands(self._plan.keys))
+                    generation = self._poll.generation
+                reading = reading_of(replies, ())
+                self._post(follow.Looked(asked, generation, reading.time, reading.head))
+            except (ConfigBusError, Malformed) as error:
+                self._post(follow.LookFailed(str(error)))
+        self._poll.close()
+
+    def _watch_state(self, callback: Callable[[State, State], object], told: State) -> None:
+        while True:
+            with self._changed:
+                while (state := self.state) is told and not self._closing.is_set():
+                    expiry = LIVE_SECONDS - self.age
+                    self._changed.wait(expiry + 0.001 if expiry >= 0 else None)
+                if self._closing.is_set():
+                    return
+            try:
+                callback(told, state)
+            except Exception:
+                log.exception("callback_failed", state=str(state))
+            told = state
+
+
+def _pushed(reply: Any) -> follow.Event:
+    """What a reply on the push connection means: [kind, channel, payload], or a pong."""
+    match reply:
+        case [b"message", _, bytes(data)]:
+            return follow.Arrived(data)
+        case [b"subscribe", *_]:
+            return follow.Subscribed()
+    return follow.Pong()
