@@ -1,1 +1,390 @@
-"""x"""
+"""`AsyncConfigBus`: the driver for asyncio programs. Everything runs in the program's own loop.
+
+A reader thread beside a busy loop would starve for seconds; a task in the loop waits for a few
+chunks of work at most. Plain callbacks must therefore be quick; slow ones are coroutines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import random
+from collections import deque
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
+
+from configbus import follow
+from configbus.aiolink import AsyncLink
+from configbus.bus import Reads, check_callback, now, plan, reached, read_store, report
+from configbus.change import Change, Pending, changes_between, read_target
+from configbus.errors import Closed, ConfigBusError, NotInTime, Unavailable
+from configbus.follow import ANSWER_SECONDS, DONE, Failed
+from configbus.link import looking_commands, pushed, reading_commands, reading_of
+from configbus.log import log
+from configbus.snapshot import LIVE_SECONDS, Snapshot, State
+from configbus.wire import Malformed
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Generator, Iterable
+
+    from configbus.block import Block
+    from configbus.bus import Plan
+    from configbus.wire import Release
+
+    Callback = Callable[[Change[Any]], object]
+
+C = TypeVar("C", bound="Callback")
+
+RESTART_SECONDS = 0.5
+DRAIN_TURNS = 4
+"""Turns of the loop in which bytes that wait in a socket become a message."""
+
+
+class Subscription:
+    """What `on_change` returns; also what `changes` waits on. Calls in order, never two at once."""
+
+    def __init__(self, pending: Pending) -> None:
+        self._pending = pending
+        self._ready = asyncio.Event()
+        self.cancelled = False
+        self.task: asyncio.Task[None] | None = None
+
+    def offer(self, change: Change[Any]) -> None:
+        """Take in a change to tell of, latest wins."""
+        if self._pending.offer(change):
+            self._ready.set()
+
+    def cancel(self) -> None:
+        """Call no more; a call that runs now runs to its end."""
+        self.cancelled = True
+        self._ready.set()
+
+    async def next(self) -> Change[Any] | None:
+        """The next change, when there is one; None once cancelled."""
+        while not self.cancelled:
+            if (change := self._pending.take()) is not None:
+                return change
+            self._ready.clear()
+            await self._ready.wait()
+        return None
+
+    async def call(self, callback: Callback) -> None:
+        """Tell the callback of every change until cancelled."""
+        while (change := await self.next()) is not None:
+            try:
+                outcome = callback(change)
+                if inspect.isawaitable(outcome):
+                    await outcome
+            except Exception:
+                log.exception("callback_failed", block=change.block_name, revision=change.revision)
+
+
+class AsyncConfigBus(Reads):
+    """A typed copy of the active configuration, kept current by a task. Make one with `connect`."""
+
+    def __init__(self, the_plan: Plan) -> None:
+        self._plan = the_plan
+        self._environment = the_plan.settings.environment
+        url = the_plan.settings.require("redis_url")
+        self._push, self._poll = AsyncLink(url, None), AsyncLink(url, ANSWER_SECONDS)
+        self._poll_lock = asyncio.Lock()
+        self._started = False
+        self._closed = False
+        self._inbox: deque[follow.Event] = deque()
+        self._reading: asyncio.Task[Any] | None = None
+        self._nudged: asyncio.Future[None] | None = None
+        self._turned: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._refreshers: list[asyncio.Future[str | None]] = []
+        self._subscriptions: list[Subscription] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._follower = the_plan.follower()
+
+    @classmethod
+    def connect(
+        cls,
+        *,
+        follow: Iterable[str] | None = None,
+        require: str | None = None,
+        start_timeout: float = 5.0,
+        **options: Any,
+    ) -> Connecting[Self]:
+        """Await it for a bus, or use it in `async with`; see ConfigBus.connect for what it stands on and raises."""
+        return Connecting(cls, plan(follow, require, start_timeout, options))
+
+    @overload
+    def on_change(self, target: str | type[Block]) -> Callable[[C], Subscription]: ...
+    @overload
+    def on_change(self, target: str | type[Block], callback: Callback) -> Subscription: ...
+    def on_change(self, target: str | type[Block], callback: Callback | None = None) -> Any:
+        """Call back with a Change for what is there now, and whenever it changes; also as a decorator.
+
+        Callbacks may be coroutine functions; plain ones must be quick. Targets as in ConfigBus.on_change.
+        """
+        if callback is None:
+            return lambda function: self.on_change(target, function)
+        check_callback(callback, 1, coroutines=True)
+        subscription = self._subscribe(target)
+        subscription.task = self._spawn(subscription.call(callback))
+        return subscription
+
+    async def changes(self, target: str | type[Block] = "*") -> AsyncIterator[Change[Any]]:
+        """What is there now, then every change, until the bus is closed; a slow reader sees the latest per block."""
+        subscription = self._subscribe(target)
+        try:
+            while (change := await subscription.next()) is not None:
+                yield change
+        finally:
+            subscription.cancel()
+
+    def on_state(self, callback: Callable[[State, State], object]) -> None:
+        """Call back, or await, with old and new state whenever the state changes."""
+        check_callback(callback, 2, coroutines=True)
+        self._refuse_closed("on_state")
+        self._spawn(self._watch_state(callback, self.state))
+
+    async def wait_for(self, release: Release | int, timeout: float = 5.0) -> None:  # noqa: ASYNC109  # the twin's name
+        """Return once this bus shows the release (or revision) or a later one.
+
+        Raises NotInTime (a TimeoutError), or Rejected where this worker holds a block of it back.
+        """
+        deadline = now() + timeout
+        while not reached(self, release):
+            self._refuse_closed("wait_for")
+            if (remaining := deadline - now()) <= 0:
+                raise NotInTime(
+                    f"{release} did not arrive within {timeout} s; at revision {self.revision}, {self.state}"
+                )
+            await asyncio.wait([self._turned], timeout=remaining)
+
+    async def refresh(self, timeout: float = 5.0) -> None:  # noqa: ASYNC109  # the twin's name
+        """Look at Redis now and return when that is done. Raises Unavailable or NotInTime."""
+        self._refuse_closed("refresh")
+        answer: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
+        self._refreshers.append(answer)
+        self._post(follow.Refresh())
+        try:
+            fault = await asyncio.wait_for(answer, timeout)
+        except TimeoutError:
+            raise NotInTime(f"Redis was not read within {timeout} s; the state is {self.state}") from None
+        if fault is not None:
+            raise Unavailable("Redis", fault)
+
+    async def close(self) -> None:
+        """Follow no more; reads go on serving the last values. May be called twice, and from a callback."""
+        if self._closed:
+            return
+        self._closed = True
+        self._vouched = None
+        subscriptions, self._subscriptions = self._subscriptions, []
+        for subscription in subscriptions:
+            subscription.cancel()
+        self._turn()
+        own = asyncio.current_task()
+        others = [task for task in self._tasks if task is not own]
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await self._drop_reading()
+        await self._push.close()
+        await self._poll.close()
+
+    async def start(self) -> None:
+        """What `connect` awaits: follow, and return once there is something to stand on. Raises NotReady."""
+        self._spawn(self._follow())
+        deadline = now() + self._plan.start_timeout
+        while not (self._started and self._plan.is_ready(self)):
+            if (remaining := deadline - now()) <= 0:
+                error = self._plan.not_ready(self if self._started else None)
+                await self.close()
+                raise error
+            await asyncio.wait([self._turned], timeout=remaining)
+
+    def _subscribe(self, target: str | type[Block]) -> Subscription:
+        self._refuse_closed("on_change")
+        subscription = Subscription(Pending(read_target(target, self._plan.catalogue)))
+        self._subscriptions.append(subscription)
+        for change in changes_between(None, self._snapshot):
+            subscription.offer(change)
+        return subscription
+
+    def _refuse_closed(self, action: str) -> None:
+        if self._closed:
+            raise Closed(f"{action}: the bus is closed; connect a new one")
+
+    def _spawn(self, work: Any) -> asyncio.Task[None]:
+        task: asyncio.Task[None] = asyncio.create_task(work, name="configbus")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    def _post(self, event: follow.Event) -> None:
+        self._inbox.append(event)
+        self._nudge()
+
+    def _nudge(self, _done: object = None) -> None:
+        if self._nudged is not None and not self._nudged.done():
+            self._nudged.set_result(None)
+
+    def _turn(self) -> None:
+        """Wake whoever waits for a new snapshot or state."""
+        turned, self._turned = self._turned, asyncio.get_running_loop().create_future()
+        turned.set_result(None)
+
+    async def _follow(self) -> None:
+        while True:
+            try:
+                self._follower.now = now()
+                steps = self._follower.run()
+                command = next(steps)
+                while True:
+                    event = await self._perform(command)
+                    command = steps.send((event, now()))
+            except Exception:
+                log.exception("follower_failed", environment=self._environment)
+                await asyncio.sleep(RESTART_SECONDS)
+
+    async def _perform(self, command: follow.Command) -> follow.Event:
+        match command:
+            case follow.Receive(until):
+                return await self._receive(until)
+            case follow.Adopt(snapshot):
+                self._adopt(snapshot)
+            case follow.Vouch(since):
+                self._vouched = since
+                self._turn()
+            case follow.Look():
+                self._spawn(self._look(now()))
+            case follow.Subscribe() | follow.Ping() | follow.Read() | follow.ReadStore():
+                return await self._ask(command)
+            case follow.Wait(shortest, longest):
+                await asyncio.sleep(random.uniform(shortest, longest))  # noqa: S311  # jitter, not a secret
+            case follow.Refreshed(fault):
+                waiting, self._refreshers = self._refreshers, []
+                for answer in waiting:
+                    if not answer.done():
+                        answer.set_result(fault)
+            case follow.Report(level, event, facts):
+                report(level, event, facts, self._environment)
+        return DONE
+
+    async def _ask(self, command: follow.Subscribe | follow.Ping | follow.Read | follow.ReadStore) -> follow.Event:
+        try:
+            match command:
+                case follow.Subscribe():
+                    await self._drop_reading()
+                    await self._push.close()
+                    await self._push.send(("SUBSCRIBE", self._plan.keys.channel))
+                case follow.Ping():
+                    await self._push.send(("PING",))
+                case follow.Read(names):
+                    async with self._poll_lock:
+                        replies = await self._poll.call(*reading_commands(self._plan.keys, names))
+                    return reading_of(replies, names)
+                case follow.ReadStore(seconds):
+                    return await asyncio.to_thread(read_store, self._plan.settings, seconds)
+        except (ConfigBusError, Malformed) as error:
+            return Failed(str(error))
+        return DONE
+
+    async def _receive(self, until: float) -> follow.Event:
+        drained = False
+        while True:
+            if self._inbox:
+                return self._inbox.popleft()
+            if self._reading is None:
+                self._reading = asyncio.create_task(self._push.receive(), name="configbus-push")
+                self._reading.add_done_callback(self._nudge)
+            if self._reading.done():
+                done, self._reading = self._reading, None
+                error = done.exception()
+                if isinstance(error, ConfigBusError):
+                    return follow.Lost(str(error))
+                return pushed(done.result())
+            remaining = until - now()
+            if remaining > 0:
+                await self._sleep(remaining)
+            elif drained:
+                return follow.Nothing()
+            else:
+                for _ in range(DRAIN_TURNS):
+                    await asyncio.sleep(0)
+                drained = True
+
+    async def _sleep(self, seconds: float) -> None:
+        """Until nudged, or for so many seconds."""
+        self._nudged = asyncio.get_running_loop().create_future()
+        timer = asyncio.get_running_loop().call_later(seconds, self._nudge)
+        try:
+            await self._nudged
+        finally:
+            timer.cancel()
+
+    async def _drop_reading(self) -> None:
+        if self._reading is not None:
+            self._reading.cancel()
+            await asyncio.gather(self._reading, return_exceptions=True)
+            self._reading = None
+
+    def _adopt(self, snapshot: Snapshot) -> None:
+        before = self._snapshot if self._started else None
+        self._snapshot = snapshot
+        self._started = True
+        if self._subscriptions:
+            for change in changes_between(before, snapshot):
+                for subscription in self._subscriptions:
+                    subscription.offer(change)
+        self._turn()
+
+    async def _look(self, asked: float) -> None:
+        try:
+            async with self._poll_lock:
+                replies = await self._poll.call(*looking_commands(self._plan.keys))
+                generation = self._poll.generation
+            reading = reading_of(replies, ())
+            self._post(follow.Looked(asked, generation, reading.time, reading.head))
+        except (ConfigBusError, Malformed) as error:
+            self._post(follow.LookFailed(str(error)))
+
+    async def _watch_state(self, callback: Callable[[State, State], object], told: State) -> None:
+        while True:
+            while (state := self.state) is told:
+                expiry = LIVE_SECONDS - self.age
+                await asyncio.wait([self._turned], timeout=expiry + 0.001 if expiry >= 0 else None)
+            try:
+                outcome = callback(told, state)
+                if inspect.isawaitable(outcome):
+                    await outcome
+            except Exception:
+                log.exception("callback_failed", state=str(state))
+            told = state
+
+
+A = TypeVar("A", bound=AsyncConfigBus)
+
+
+class Connecting(Generic[A]):
+    """What `AsyncConfigBus.connect` returns: awaited it is a bus, in `async with` it is one that is closed behind."""
+
+    def __init__(self, cls: type[A], the_plan: Plan) -> None:
+        self._cls = cls
+        self._plan = the_plan
+        self._bus: A | None = None
+
+    def __await__(self) -> Generator[Any, None, A]:
+        return self._connect().__await__()
+
+    async def __aenter__(self) -> A:
+        self._bus = await self._connect()
+        return self._bus
+
+    async def __aexit__(self, *_error: object) -> None:
+        if self._bus is not None:
+            await self._bus.close()
+
+    async def _connect(self) -> A:
+        bus = self._cls(self._plan)
+        try:
+            await bus.start()
+        except BaseException:
+            await bus.close()
+            raise
+        return bus

@@ -19,7 +19,7 @@ from configbus.bus import Reads, check_callback, now, plan, reached, read_store,
 from configbus.change import Change, Pending, changes_between, read_target
 from configbus.errors import Closed, ConfigBusError, NotInTime, Unavailable
 from configbus.follow import ANSWER_SECONDS, DONE, Failed
-from configbus.link import Link, looking_commands, reading_commands, reading_of
+from configbus.link import Link, looking_commands, pushed, reading_commands, reading_of
 from configbus.log import log
 from configbus.snapshot import LIVE_SECONDS, Snapshot, State
 from configbus.wire import Malformed
@@ -299,7 +299,7 @@ class ConfigBus(Reads):
                 if self._inbox:
                     return self._inbox.popleft()
                 if self._push.readable():
-                    return _pushed(self._push.receive())
+                    return pushed(self._push.receive())
                 if (remaining := until - now()) <= 0:
                     return follow.Nothing()
                 poller.poll(remaining * 1000)
@@ -347,13 +347,3 @@ class ConfigBus(Reads):
             except Exception:
                 log.exception("callback_failed", state=str(state))
             told = state
-
-
-def _pushed(reply: Any) -> follow.Event:
-    """What a reply on the push connection means: [kind, channel, payload], or a pong."""
-    match reply:
-        case [b"message", _, bytes(data)]:
-            return follow.Arrived(data)
-        case [b"subscribe", *_]:
-            return follow.Subscribed()
-    return follow.Pong()

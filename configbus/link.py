@@ -13,7 +13,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from configbus.errors import SettingsError, Unavailable
-from configbus.follow import ANSWER_SECONDS, Reading
+from configbus.follow import ANSWER_SECONDS, Arrived, Event, Pong, Reading, Subscribed
 from configbus.wire import Keys, Malformed
 
 if TYPE_CHECKING:
@@ -128,6 +128,16 @@ def reading_of(replies: Sequence[Any], names: Sequence[str]) -> Reading:
     index, *blocks = rest or [[]]
     found = {name: _texts(reply) for name, reply in zip(names, blocks, strict=True)}
     return Reading(int(time[0]) * 1_000_000 + int(time[1]), _texts(head), _texts(index), found)
+
+
+def pushed(reply: Any) -> Event:
+    """What a reply on the push connection means: [kind, channel, payload], or a pong."""
+    match reply:
+        case [b"message", _, bytes(data)]:
+            return Arrived(data)
+        case [b"subscribe", *_]:
+            return Subscribed()
+    return Pong()
 
 
 def _texts(reply: Any) -> Mapping[str, str]:

@@ -76,4 +76,6 @@ def near(wanted: str, known: Iterable[str]) -> list[str]:
     """At most two known names that look like the wanted one, best first."""
     import difflib
 
-    return difflib.get_close_matches(wanted, list(known), n=2, cutoff=0.6)
+    names = list(known)
+    beginnings = [name for name in names if wanted and name.startswith(wanted)]
+    return (difflib.get_close_matches(wanted, names, n=2, cutoff=0.6) or beginnings)[:2]

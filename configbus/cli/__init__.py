@@ -1,1 +1,44 @@
-"""x"""
+"""The command line. Data on stdout, logs on stderr; each command imports what it needs when it runs."""
+
+from __future__ import annotations
+
+import sys
+
+from configbus.errors import (
+    ConfigBusError,
+    Conflict,
+    InvalidValue,
+    MigrationRefused,
+    SettingsError,
+    Superseded,
+    Unavailable,
+    UnknownName,
+)
+
+EXIT_STATUS: dict[type[ConfigBusError], int] = {
+    SettingsError: 2,
+    InvalidValue: 3,
+    UnknownName: 4,
+    Conflict: 5,
+    MigrationRefused: 5,
+    Superseded: 5,
+    Unavailable: 6,
+}
+DIFFERENT = 8
+
+
+def main() -> None:
+    """Run one command and exit with its status; an error of ours is one line on stderr, never a traceback."""
+    try:
+        from configbus.cli.app import app
+    except ModuleNotFoundError as error:
+        sys.exit(f"configbus: {error.name} is not installed: pip install 'configbus[cli,store]'")
+    try:
+        app()
+    except ConfigBusError as error:
+        sys.stderr.write(f"configbus: {error}\n")
+        sys.exit(next((status for kind, status in EXIT_STATUS.items() if isinstance(error, kind)), 1))
+    except ModuleNotFoundError as error:
+        sys.exit(f"configbus: {error.name} is not installed: pip install 'configbus[store,embedded]'")
+    except BrokenPipeError:
+        sys.stderr.close()

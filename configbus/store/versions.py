@@ -11,6 +11,7 @@ from sqlalchemy import insert, text, update
 from configbus.errors import Conflict, UnknownBlock
 from configbus.names import block_name
 from configbus.store.connect import Place, sql
+from configbus.store.releases import newest_head
 from configbus.store.tables import config_table
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from configbus.block import Block, Domain
 
 LOCK_ATTEMPTS = 200
+ACTIVE = (
+    "SELECT t.id, t.name, t.version, {schema}.content(t) AS content FROM {schema}.{table} AS t"
+    " WHERE environment = :environment AND key = :key AND status = 'active'"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,33 +52,35 @@ def begin_authoring(connection: Connection, actor: str, reason: str | None, *, p
     connection.execute(text(f"SELECT {calls}"), {f"p{number}": value for number, value in enumerate(settings.values())})
 
 
+def active_row(connection: Connection, place: Place, domain: Domain, key: str) -> ActiveRow:
+    """The active row of a block. Raises UnknownBlock, or UnknownEnvironment."""
+    row = _select_active(connection, place, domain, key, ACTIVE)
+    if row is None:
+        newest_head(connection, place)
+        raise UnknownBlock(
+            f"{block_name(domain.name, key)!r} has no active row in {place.environment}; "
+            f"configbus migrate makes the first rows of {domain.name}"
+        )
+    return row
+
+
 def lock_active(connection: Connection, place: Place, domain: Domain, key: str) -> ActiveRow:
     """The active row of a block, locked until the transaction ends. Raises UnknownBlock.
 
     A row that another author replaced while we waited is not the active one any more: look again.
     """
-    statement = sql(
-        "SELECT t.id, t.name, t.version, {schema}.content(t) AS content FROM {schema}.{table} AS t"
-        " WHERE environment = :environment AND key = :key AND status = 'active' FOR UPDATE",
-        place.schema,
-        domain.table,
-    )
-    where = {"environment": place.environment, "key": key}
     for _ in range(LOCK_ATTEMPTS):
-        row = connection.execute(statement, where).one_or_none()
+        row = _select_active(connection, place, domain, key, ACTIVE + " FOR UPDATE")
         if row is not None:
-            return ActiveRow(row.id, row.name, row.version, row.content)
-        if not connection.scalar(
-            sql(
-                "SELECT count(*) FROM {schema}.{table}"
-                " WHERE environment = :environment AND key = :key AND status = 'active'",
-                place.schema,
-                domain.table,
-            ),
-            where,
-        ):
-            raise UnknownBlock(f"{block_name(domain.name, key)!r} has no active row in {place.environment}")
+            return row
+        active_row(connection, place, domain, key)
     raise Conflict(f"{block_name(domain.name, key)!r} changes too fast to be locked; try again")
+
+
+def _select_active(connection: Connection, place: Place, domain: Domain, key: str, statement: str) -> ActiveRow | None:
+    where = {"environment": place.environment, "key": key}
+    row = connection.execute(sql(statement, place.schema, domain.table), where).one_or_none()
+    return ActiveRow(row.id, row.name, row.version, row.content) if row is not None else None
 
 
 def replace_active(

@@ -1,0 +1,3 @@
+from configbus.cli import main
+
+main()

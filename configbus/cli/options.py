@@ -1,0 +1,25 @@
+"""The options that several commands share, and the settings they make."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from configbus.cli.logs import log_to_stderr
+from configbus.settings import Settings, load_settings
+
+DatabaseUrl = Annotated[str | None, typer.Option(help="Postgres; CONFIGBUS_DATABASE_URL.", show_default=False)]
+RedisUrl = Annotated[str | None, typer.Option(help="Redis; CONFIGBUS_REDIS_URL.", show_default=False)]
+Environment = Annotated[
+    str | None, typer.Option("--environment", "-e", help="CONFIGBUS_ENVIRONMENT.", show_default=False)
+]
+By = Annotated[str | None, typer.Option("--by", help="Who does it; CONFIGBUS_ACTOR.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="One JSON object, or one per line.")]
+
+
+def settings_of(**given: Any) -> Settings:
+    """The settings of this command; from here on logs go to stderr."""
+    settings = load_settings(**given)
+    log_to_stderr(settings.log_level, settings.log_format)
+    return settings

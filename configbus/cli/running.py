@@ -1,0 +1,173 @@
+"""Commands that run beside the servers: relay, watch, status."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from contextlib import contextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from configbus.cli import DIFFERENT
+from configbus.cli.options import DatabaseUrl, Environment, Json, RedisUrl, settings_of
+from configbus.errors import ConfigBusError, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from configbus.change import Change
+    from configbus.settings import Settings
+
+SHUTDOWN_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def until_stopped() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set instead of ending the process."""
+    stop = threading.Event()
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in SHUTDOWN_SIGNALS}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def relay(database_url: DatabaseUrl = None, redis_url: RedisUrl = None, environment: Environment = None) -> None:
+    """Publish until stopped: what plain SQL changed, and what an author could not publish."""
+    from configbus.relay import Relay
+
+    settings = settings_of(database_url=database_url, redis_url=redis_url, environment=environment)
+    with until_stopped() as stop:
+        Relay(settings, stop).run()
+
+
+def watch(
+    target: Annotated[str, typer.Argument(help='"*", trading, trading.score_threshold, strategy/*')] = "*",
+    redis_url: RedisUrl = None,
+    environment: Environment = None,
+    as_json: Json = False,
+) -> None:
+    """Print one line per change as a worker sees it, until stopped."""
+    from configbus.client import ConfigBus
+    from configbus.log import log
+
+    settings = settings_of(redis_url=redis_url, environment=environment)
+    show = _change_json if as_json else _change_line
+    with until_stopped() as stop, ConfigBus.connect(redis_url=settings.redis_url, environment=environment) as bus:
+        known = dict(bus.snapshot.adopted)
+
+        def tell(change: Change[Any]) -> None:
+            first_sight = change.old is None and change.block_name in known
+            if not first_sight or known[change.block_name].block != change.new:
+                typer.echo(show(change))
+
+        bus.on_change(target, tell)
+        log.info("watching", target=target, environment=settings.environment, revision=bus.revision, state=bus.state)
+        bus.on_state(lambda old, new: log.info("state_changed", old=str(old), new=str(new), revision=bus.revision))
+        stop.wait()
+
+
+def status(
+    database_url: DatabaseUrl = None,
+    redis_url: RedisUrl = None,
+    environment: Environment = None,
+    as_json: Json = False,
+) -> None:
+    """Show where Postgres and Redis stand, and how fresh Redis is. Exit status 8 where they differ."""
+    settings = settings_of(database_url=database_url, redis_url=redis_url, environment=environment)
+    found: dict[str, Any] = {
+        "environment": settings.environment,
+        "postgres": _postgres(settings),
+        "redis": _redis(settings),
+    }
+    in_step = all(
+        found["postgres"].get(key) == found["redis"].get(key) is not None for key in ("epoch", "revision", "state")
+    )
+    revisions = [found[server].get("revision") for server in ("postgres", "redis")]
+    found["lag"] = revisions[0] - revisions[1] if None not in revisions else None
+    found["in_step"] = in_step
+    typer.echo(json.dumps(found) if as_json else _status_text(found))
+    faults = [found[server]["error"] for server in ("postgres", "redis") if "error" in found[server]]
+    if faults:
+        raise typer.Exit(6)
+    if not in_step:
+        raise typer.Exit(DIFFERENT)
+
+
+def _postgres(settings: Settings) -> dict[str, Any]:
+    from configbus.store.connect import Place, connected
+    from configbus.store.releases import newest_head
+
+    try:
+        with connected(settings.require("database_url")) as connection:
+            head = newest_head(connection, Place(settings.schema, settings.environment))
+    except Unavailable as error:
+        return {"error": str(error)}
+    return {"epoch": head.epoch, "revision": head.revision, "state": head.state, "bus": head.bus, "system": head.system}
+
+
+def _redis(settings: Settings) -> dict[str, Any]:
+    from configbus.link import Link, looking_commands, reading_of
+    from configbus.wire import Keys, Malformed, read_head
+
+    link = Link(settings.require("redis_url"))
+    try:
+        replies = link.call(*looking_commands(Keys(settings.namespace, settings.environment)))
+        reading = reading_of(replies, ())
+        if not reading.head:
+            return {"missing": "there is no head: nothing was published yet, or Redis was emptied"}
+        head = read_head(reading.head)
+    except Malformed as error:
+        return {"damaged": str(error)}
+    except ConfigBusError as error:
+        return {"error": str(error)}
+    finally:
+        link.close()
+    asof = reading.head.get("asof", "")
+    age = (reading.time - int(asof)) / 1_000_000 if asof.isdecimal() else None
+    facts = {"epoch": head.epoch, "revision": head.revision, "state": head.state, "bus": head.bus}
+    return facts | {"age": age, "published_at": reading.head.get("published_at")}
+
+
+def _status_text(found: dict[str, Any]) -> str:
+    lines = [f"environment  {found['environment']}"]
+    for server in ("postgres", "redis"):
+        facts = found[server]
+        where = (
+            f"epoch {facts['epoch']} revision {facts['revision']} state {facts['state']}" if "epoch" in facts else ""
+        )
+        lines.append(f"{server:<12} {where or next(iter(facts.values()))}")
+    age = found["redis"].get("age")
+    lines.append(f"fresh        {f'as of {age:.1f} s ago' if age is not None else 'not known: is a relay running?'}")
+    lines.append(
+        f"in step      {'yes' if found['in_step'] else 'no'}" + (f", lag {found['lag']}" if found["lag"] else "")
+    )
+    return "\n".join(lines)
+
+
+def _change_line(change: Change[Any]) -> str:
+    at = datetime.now().astimezone().strftime("%H:%M:%S.%f")[:-3]
+    opening = f"{at} {change.block_name} revision {change.revision}"
+    if change.new is None:
+        return f"{opening} retired"
+    if change.old is None:
+        return f"{opening} appeared"
+    return f"{opening} " + ", ".join(
+        f"{name} {_text(old)} -> {_text(new)}" for name, (old, new) in change.fields.items()
+    )
+
+
+def _change_json(change: Change[Any]) -> str:
+    blocks = {"old": change.old, "new": change.new}
+    sides = {side: block.model_dump(mode="json") if block is not None else None for side, block in blocks.items()}
+    fields = {name: [(sides[side] or {}).get(name) for side in ("old", "new")] for name in change.fields}
+    at = datetime.now().astimezone().isoformat(timespec="milliseconds")
+    return json.dumps({"at": at, "block": change.block_name, "revision": change.revision, "fields": fields})
+
+
+def _text(value: Any) -> str:
+    return str(value) if not isinstance(value, str) else json.dumps(value, ensure_ascii=False)
