@@ -239,6 +239,7 @@ class ConfigBus(Reads):
                 self._closing.wait(RESTART_SECONDS)
         self._push.close()
         self._wake.close()
+        self._waker.close()
 
     def _drive(self) -> None:
         self._follower.now = now()

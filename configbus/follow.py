@@ -259,7 +259,7 @@ class Follower:
                 fault = yield from self._listen()
             yield from self._report("warning", "connection_lost", reason=fault)
             yield from self._fall_back()
-            yield from self._do(Wait(pause, min(3 * pause, 0.5)))
+            yield from self._do(Wait(min(pause, self._limit()), min(3 * pause, 0.5, self._limit())))
             pause = min(2 * pause, 0.5)
 
     def _connect(self) -> Asking[str | None]:
@@ -337,7 +337,9 @@ class Follower:
         received = self.received
         if received is None:
             yield from self._load()
-        elif message.head.position < received.position or message.head == received.head:
+        elif message.head == received.head:
+            yield from self._confirm(received)
+        elif message.head.position < received.position:
             return
         elif not (
             message.entries is not None
@@ -439,6 +441,8 @@ class Follower:
         if received is None or (head.position >= received.position and head != received.head):
             yield from self._load()
             received = self.received
+        elif head == received.head:
+            yield from self._confirm(received)
         if self._proof is None or self._proof.connection != look.connection:
             self._proof = _Proof(look.connection, stamp)
         elif stamp != self._proof.stamp:
@@ -486,6 +490,11 @@ class Follower:
             self.snapshot = on_layers(self.catalogue, self.selection)
             yield from self._report("error", "standing_on_defaults", reason="neither Redis nor Postgres gave a state")
             yield from self._do(Adopt(self.snapshot))
+
+    def _confirm(self, received: Received) -> Steps:
+        """Redis stands where a start from Postgres left off: equal state is equal content."""
+        if self.snapshot is not None and self.snapshot.origin != "redis":
+            yield from self._adopt(received, "redis")
 
     def _adopt(self, received: Received, origin: Origin) -> Steps:
         before = self.snapshot
