@@ -49,7 +49,8 @@ class EmbeddedError(ConfigBusError):
 class _EmbeddedServer(ABC):
     """One server process, its directory and, from the first start on, its port.
 
-    `start()` after `stop()` comes back under the same URL; `stop(kill=True)` is a crash.
+    `start()` after `stop()` comes back under the same URL, and so does a later holder of the directory
+    unless somebody else took the port meanwhile; `stop(kill=True)` is a crash.
     """
 
     name: ClassVar[str]
@@ -92,11 +93,13 @@ class _EmbeddedServer(ABC):
             raise EmbeddedError(f"{self} is already running")
         self.directory.mkdir(parents=True, exist_ok=True)
         self._password = _password(self.directory)
+        remembered = self.directory / "port"
         earlier = self._port
+        wanted = earlier or (int(remembered.read_text()) if remembered.exists() else None)
         with _locked(self.directory) as lock:
             self._prepare(lock)
             for _ in range(START_ATTEMPTS):
-                self._port = earlier or _free_port()
+                self._port = wanted or _free_port()
                 self._process = process = self._serve(lock)
                 try:
                     settled = _within(START_SECONDS, self._settled)
@@ -104,10 +107,12 @@ class _EmbeddedServer(ABC):
                     self.stop()
                     raise
                 if settled and process.poll() is None:
+                    remembered.write_text(str(self._port))
                     return
                 self.stop()
                 if not settled or earlier or "Address already in use" not in self._log():
                     break
+                wanted = None
         raise EmbeddedError(f"{self} did not come up:\n{self._log()}")
 
     def _settled(self) -> bool:

@@ -20,6 +20,7 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object, or one per 
 
 def settings_of(**given: Any) -> Settings:
     """The settings of this command; from here on logs go to stderr."""
+    log_to_stderr("INFO", "console")
     settings = load_settings(**given)
     log_to_stderr(settings.log_level, settings.log_format)
     return settings

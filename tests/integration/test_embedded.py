@@ -91,11 +91,20 @@ def test_data_survive_a_stop_under_the_same_url(tmp_path: Path) -> None:
         assert read(url) == [1]
 
 
-def test_data_survive_a_new_holder(tmp_path: Path) -> None:
+def test_data_and_url_survive_a_new_holder(tmp_path: Path) -> None:
     with EmbeddedPostgres(tmp_path) as server:
-        write(server.url, 1)
+        url = server.url
+        write(url, 1)
     with EmbeddedPostgres(tmp_path) as server:
-        assert read(server.url) == [1]
+        assert server.url == url
+        assert read(url) == [1]
+
+
+def test_a_new_holder_takes_another_port_where_the_old_one_was_taken(tmp_path: Path) -> None:
+    with EmbeddedValkey(tmp_path) as server:
+        port = server.port
+    with socket.create_server(("127.0.0.1", port)), EmbeddedValkey(tmp_path) as server:
+        assert server.port != port
 
 
 def test_a_killed_postgres_comes_back_with_its_data(tmp_path: Path) -> None:

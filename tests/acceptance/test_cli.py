@@ -1,0 +1,244 @@
+"""The commands as a person runs them: processes, exit status, stdout and stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+import redis
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+PATIENCE = 20.0
+EVERYTHING = {"CONFIGBUS_ENVIRONMENT": "production", "CONFIGBUS_ACTOR": "ana"}
+
+
+class Shell:
+    """Runs `configbus` with these variables and nothing else of CONFIGBUS_*."""
+
+    def __init__(self, directory: Path, **variables: str) -> None:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("CONFIGBUS_")}
+        self.environ = clean | EVERYTHING | variables
+        self.directory = directory
+
+    def __call__(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "configbus", *arguments],
+            capture_output=True,
+            text=True,
+            env=self.environ | variables,
+            cwd=self.directory,
+            timeout=PATIENCE,
+            check=False,
+        )
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "configbus", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=self.environ,
+            cwd=self.directory,
+        )
+
+
+def until(holds: Callable[[], Any]) -> None:
+    pause = threading.Event()
+    for _ in range(int(PATIENCE / 0.02)):
+        if holds():
+            return
+        pause.wait(0.02)
+    raise AssertionError("not so in time")
+
+
+def line_with(process: subprocess.Popen[str], stream: Any, word: str) -> str:
+    """The next line of a stream that holds the word; the test's own time limit ends a wait in vain."""
+    for line in stream:
+        if word in line:
+            return str(line)
+    raise AssertionError(f"{process.args} ended without saying {word!r}")
+
+
+@pytest.fixture
+def shell(database_url: str, redis_url: str, tmp_path: Path) -> Shell:
+    return Shell(tmp_path, CONFIGBUS_DATABASE_URL=database_url, CONFIGBUS_REDIS_URL=redis_url)
+
+
+@pytest.fixture
+def relay(shell: Shell) -> Iterator[subprocess.Popen[str]]:
+    process = shell.start("relay")
+    assert process.stderr is not None
+    line_with(process, process.stderr, "relay_started")
+    yield process
+    process.terminate()
+    process.communicate(timeout=PATIENCE)
+
+
+def test_get_prints_values_blocks_and_nested_parts(shell: Shell) -> None:
+    assert shell("get", "trading.score_threshold").stdout == "0.700\n"
+    assert shell("get", "trading.daily_loss_limit_enabled").stdout == "true\n"
+    assert shell("get", "trading.drawdown_reduction_tiers.1.threshold_pct").stdout == "10\n"
+    assert "max_drawdown_pct = 20.00\n" in shell("get", "risk").stdout
+    found = json.loads(shell("get", "risk", "--json").stdout)
+    assert found["value"]["max_order_attempts"] == 3
+    assert found["version"] == 1
+
+
+def test_set_prints_the_revision_and_makes_one_release(shell: Shell, redis_url: str) -> None:
+    done = shell("set", "trading.score_threshold=0.8", "risk.max_drawdown_pct=15", "--reason", "volatility")
+    assert (done.returncode, done.stdout) == (0, "2\n")
+    with redis.Redis.from_url(redis_url, decode_responses=True) as client:
+        assert client.hget("configbus:{production}:block:trading", "score_threshold") == '"0.800"'
+        assert client.hget("configbus:{production}:head", "revision") == "2"
+    with psycopg.connect(shell.environ["CONFIGBUS_DATABASE_URL"]) as connection:
+        audit = connection.execute(
+            "SELECT old_values ->> 'score_threshold', new_values ->> 'score_threshold', performed_by, reason"
+            " FROM configbus.config_audit_log WHERE config_table = 'trading_config' AND action = 'activate'"
+            " ORDER BY id DESC LIMIT 1"
+        ).fetchone()
+    assert audit == ("0.700", "0.800", "ana", "volatility")
+
+
+def test_set_with_json_tells_release_and_blocks(shell: Shell) -> None:
+    told = json.loads(shell("set", "risk.max_order_attempts=5", "--json", "--by", "bob").stdout)
+    assert (told["revision"], told["blocks"]) == (2, ["risk"])
+    again = shell("set", "risk.max_order_attempts=5")
+    assert (again.returncode, again.stdout) == (0, "2\n")
+    assert "nothing differs" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "words"),
+    [
+        (["set", "trading.score_threshold=1.7"], 3, ["trading.score_threshold", "less than or equal to 1"]),
+        (["set", "trading.score_threshold=NaN"], 3, ["trading.score_threshold", "finite"]),
+        (["set", "trading.score_threshold=٠.٥"], 3, ["plain digits"]),
+        (["set", "risk.max_order_attempts=many"], 3, ["risk.max_order_attempts", "not a number"]),
+        (["set", "risk.max_order_attempts=true"], 3, ["risk.max_order_attempts", "integer"]),
+        (["set", "trading.min_position_sol=5"], 3, ["min_position_sol must not be above max_position_sol"]),
+        (["set", "trading.score_treshold=0.8"], 4, ["score_threshold"]),
+        (["set", "tradin.score_threshold=0.8"], 4, ["trading"]),
+        (["set", "trading=0.8"], 4, ["trading.FIELD=VALUE"]),
+        (["set", "trading.score_threshold"], 2, ["PATH=VALUE"]),
+        (["get", "risk.nope"], 4, ["risk", "nope"]),
+        (["get", "trading.score_threshold.deeper"], 4, ["deeper"]),
+        (["set", "risk.max_order_attempts=5", "-e", "staging"], 4, ["staging", "configbus migrate"]),
+        (["get", "risk", "-e", "Prod uction"], 2, ["CONFIGBUS_ENVIRONMENT"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
+)
+def test_bad_input_gets_a_clear_error_and_changes_nothing(
+    shell: Shell, arguments: list[str], status: int, words: list[str]
+) -> None:
+    done = shell(*arguments)
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr
+    assert not done.stdout
+    for word in words:
+        assert word in done.stderr
+    with psycopg.connect(shell.environ["CONFIGBUS_DATABASE_URL"]) as connection:
+        row = connection.execute("SELECT count(*), max(revision) FROM configbus.release").fetchone()
+    assert row == (1, 1)
+
+
+def test_postgres_down_is_exit_status_6_without_the_password(shell: Shell) -> None:
+    done = shell("set", "risk.max_order_attempts=5", CONFIGBUS_DATABASE_URL="postgresql://x:hunter2@127.0.0.1:1/x")
+    assert done.returncode == 6
+    assert "Postgres is not available" in done.stderr
+    assert "hunter2" not in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_redis_down_after_the_commit_is_a_warning_not_a_failure(shell: Shell) -> None:
+    done = shell("set", "risk.max_order_attempts=5", CONFIGBUS_REDIS_URL="redis://:hunter2@127.0.0.1:1/0")
+    assert (done.returncode, done.stdout) == (0, "2\n")
+    assert "publish_left_to_relay" in done.stderr
+    assert "hunter2" not in done.stderr
+    assert shell("get", "risk.max_order_attempts").stdout == "5\n"
+
+
+def test_a_setting_that_is_missing_is_named(shell: Shell) -> None:
+    done = shell("get", "risk", CONFIGBUS_DATABASE_URL="")
+    assert done.returncode == 2
+    assert "CONFIGBUS_DATABASE_URL is not set" in done.stderr
+
+
+def test_a_misspelt_variable_is_warned_about(shell: Shell) -> None:
+    done = shell("get", "risk", CONFIGBUS_ENVIROMENT="staging")
+    assert done.returncode == 0
+    assert "CONFIGBUS_ENVIRONMENT" in done.stderr
+
+
+@pytest.mark.usefixtures("relay")
+def test_status_compares_postgres_and_redis(shell: Shell, redis_url: str) -> None:
+    until(lambda: shell("status").returncode == 0)
+    found = json.loads(shell("status", "--json").stdout)
+    assert found["in_step"] is True
+    assert found["lag"] == 0
+    assert found["redis"]["age"] < 3
+    assert "in step      yes" in shell("status").stdout
+    assert shell("status", CONFIGBUS_REDIS_URL="redis://127.0.0.1:1/0").returncode == 6
+    assert redis_url
+
+
+def test_status_without_anything_published_is_a_difference(shell: Shell) -> None:
+    done = shell("status")
+    assert done.returncode == 8
+    assert "nothing was published yet" in done.stdout
+
+
+@pytest.mark.usefixtures("relay")
+def test_watch_prints_a_line_per_change_as_a_worker_sees_it(shell: Shell) -> None:
+    watch = shell.start("watch", "trading.score_threshold", "--json")
+    assert watch.stderr is not None
+    assert watch.stdout is not None
+    line_with(watch, watch.stderr, "watching")
+    shell("set", "risk.max_order_attempts=5")
+    shell("set", "trading.score_threshold=0.8")
+    told = json.loads(watch.stdout.readline())
+    assert (told["block"], told["revision"], told["fields"]) == (
+        "trading",
+        3,
+        {"score_threshold": ["0.700", "0.800"]},
+    )
+    watch.send_signal(signal.SIGINT)
+    stdout, stderr = watch.communicate(timeout=PATIENCE)
+    assert (watch.returncode, stdout) == (0, "")
+    assert "Traceback" not in stderr
+
+
+def test_migrate_makes_another_environment_and_twice_changes_nothing(shell: Shell) -> None:
+    first = shell("migrate", "-e", "staging")
+    assert first.returncode == 0
+    assert "environment staging" in first.stdout
+    assert shell("migrate", "-e", "staging").stdout == "nothing to do\n"
+    assert shell("get", "trading.score_threshold", "-e", "staging").stdout == "0.700\n"
+
+
+def test_migrate_down_to_nothing_and_up_again(shell: Shell) -> None:
+    assert shell("migrate", "--down", "base").returncode == 0
+    refused = shell("get", "risk")
+    assert refused.returncode == 6
+    assert "configbus migrate" in refused.stderr
+    assert shell("migrate").returncode == 0
+    assert shell("set", "risk.max_order_attempts=5").stdout == "2\n"
+    too_much = shell("migrate", "--down", "base")
+    assert too_much.returncode == 5
+    assert "more than the first rows" in too_much.stderr
+
+
+def test_without_arguments_it_says_what_there_is(shell: Shell) -> None:
+    shown = shell("--help").stdout
+    for command in ("up", "demo", "migrate", "relay", "get", "set", "watch", "status"):
+        assert f" {command} " in shown
+    assert shell("nonsense").returncode == 2

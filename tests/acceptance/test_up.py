@@ -1,0 +1,168 @@
+"""`configbus up` and `configbus demo`: everything on this machine, and nothing left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+
+from configbus import ConfigBus, State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+PATIENCE = 40.0
+
+
+def until(holds: Callable[[], Any]) -> None:
+    pause = threading.Event()
+    for _ in range(int(PATIENCE / 0.02)):
+        if holds():
+            return
+        pause.wait(0.02)
+    raise AssertionError("not so in time")
+
+
+class Up:
+    """`configbus up` on a directory, and the variables that it wrote."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.process: subprocess.Popen[str] | None = None
+
+    def start(self) -> dict[str, str]:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("CONFIGBUS_")}
+        self.process = process = subprocess.Popen(
+            [sys.executable, "-m", "configbus", "up", "--data-dir", str(self.directory)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=clean,
+        )
+        assert process.stdout is not None
+        assert "ready" in process.stdout.readline()
+        env = self.directory / "env"
+        lines = (line.removeprefix("export ").split("=", 1) for line in env.read_text().splitlines())
+        return {name: value.strip("'") for name, value in lines}
+
+    def end(self, number: signal.Signals) -> int:
+        assert self.process is not None
+        self.process.send_signal(number)
+        self.process.communicate(timeout=PATIENCE)
+        return self.process.returncode
+
+    def servers(self) -> list[str]:
+        """Server processes that still run on this directory."""
+        found = []
+        for status in Path("/proc").glob("[0-9]*/status"):
+            try:
+                ended = "\nState:\tZ" in status.read_text()
+                command = (status.parent / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                cwd = os.readlink(status.parent / "cwd")
+            except OSError:
+                continue
+            if not ended and str(self.directory) in command + cwd and ("postgres" in command or "valkey" in command):
+                found.append(command)
+        return found
+
+
+@pytest.fixture
+def up(tmp_path: Path) -> Iterator[Up]:
+    up = Up(tmp_path / "data")
+    yield up
+    if up.process is not None and up.process.poll() is None:
+        up.end(signal.SIGTERM)
+
+
+def run(variables: dict[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "configbus", *arguments]
+    return subprocess.run(
+        command, capture_output=True, text=True, env=os.environ | variables, timeout=PATIENCE, check=False
+    )
+
+
+@pytest.mark.timeout(120)
+def test_up_serves_a_worker_and_its_data_survive(up: Up) -> None:
+    variables = up.start()
+    assert (up.directory / "env").stat().st_mode & 0o077 == 0
+    with ConfigBus.connect(
+        redis_url=variables["CONFIGBUS_REDIS_URL"],
+        environment=variables["CONFIGBUS_ENVIRONMENT"],
+        require="live",
+    ) as bus:
+        assert bus.state is State.LIVE
+        assert run(variables, "set", "risk.max_order_attempts=7").stdout == "2\n"
+        with psycopg.connect(variables["CONFIGBUS_DATABASE_URL"]) as connection:
+            connection.execute("UPDATE configbus.risk_config SET drawdown_lookback_days = 9 WHERE status = 'active'")
+        bus.wait_for(3)
+        assert (bus.get("risk.max_order_attempts"), bus.get("risk.drawdown_lookback_days")) == (7, 9)
+    assert up.end(signal.SIGTERM) == 0
+    assert not up.servers()
+    assert not (up.directory / "env").exists()
+
+    again = up.start()
+    assert run(again, "get", "risk.drawdown_lookback_days").stdout == "9\n"
+    assert run(again, "status").returncode == 0
+    assert up.end(signal.SIGINT) == 0
+    assert not up.servers()
+
+
+@pytest.mark.timeout(120)
+def test_up_killed_leaves_no_server_and_loses_nothing(up: Up) -> None:
+    variables = up.start()
+    assert run(variables, "set", "risk.max_order_attempts=7").returncode == 0
+    up.end(signal.SIGKILL)
+    until(lambda: not up.servers())
+    assert run(up.start(), "get", "risk.max_order_attempts").stdout == "7\n"
+
+
+@pytest.mark.timeout(120)
+def test_the_demo_ends_by_itself_with_every_worker_where_postgres_is(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "configbus", "demo"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for word in ("worker-1", "worker-4", "refused: trading.score_threshold", "0.650", "15.00", "hgetall", "@with"):
+        assert word in done.stdout
+    assert not done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.timeout(120)
+def test_a_killed_demo_leaves_nothing_running(tmp_path: Path) -> None:
+    marker = {"TMPDIR": str(tmp_path)}
+    demo = subprocess.Popen(
+        [sys.executable, "-m", "configbus", "demo"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | marker,
+    )
+    assert demo.stdout is not None
+    next(line for line in demo.stdout if "worker-4" in line)
+    demo.kill()
+    demo.communicate()
+
+    def left() -> list[str]:
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                environ, status = (process / "environ").read_bytes(), (process / "status").read_text()
+            except OSError:
+                continue
+            if f"TMPDIR={tmp_path}".encode() in environ and "\nState:\tZ" not in status:
+                found.append((process / "cmdline").read_text())
+        return found
+
+    until(lambda: not left())
