@@ -79,7 +79,7 @@ class Link:
         self.send(*commands)
         return [self.receive() for _ in commands]
 
-    def script(self, sha: str, source: str, keys: Sequence[str], arguments: Sequence[str | bytes]) -> Any:
+    def script(self, sha: str, source: str, keys: Sequence[str | bytes], arguments: Sequence[str | bytes]) -> Any:
         """Run a Lua script by its digest, by its text where the server does not know it yet."""
         rest = (str(len(keys)), *keys, *arguments)
         self.open()

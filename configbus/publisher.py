@@ -7,6 +7,7 @@ cannot harm each other. Release tables and Redis meet here and nowhere else.
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,6 +36,14 @@ SCRIPT = (Path(__file__).parent / "publish.lua").read_text(encoding="utf8")
 SHA = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The head as Redis has it: the very bytes, for compare-and-set, and the fields, empty where there is none."""
+
+    seen: bytes
+    fields: dict[str, str]
+
+
 class Publisher:
     """Publishes one environment over one connection to Redis."""
 
@@ -51,7 +60,7 @@ class Publisher:
         answer, found = self._next(release)
         if answer == "published":
             return True
-        verdict, head = judge(found, release.head)
+        verdict, head = judge(found.fields, release.head)
         if verdict is Verdict.SUPERSEDED and head is not None:
             raise Superseded(release.head.epoch, head.epoch)
         return verdict is Verdict.DONE
@@ -64,8 +73,8 @@ class Publisher:
         for _ in range(ATTEMPTS):
             with connection.begin():
                 truth = newest_head(connection, self._place)
-            found = self._found()
-            verdict, head = judge(found, truth)
+            found = self._look()
+            verdict, head = judge(found.fields, truth)
             match verdict:
                 case Verdict.DONE:
                     return truth
@@ -89,12 +98,12 @@ class Publisher:
             if answer == "damaged":
                 return False
             if answer != "published":
-                return judge(found, release.head)[0] is not Verdict.REPLAY
+                return judge(found.fields, release.head)[0] is not Verdict.REPLAY
         return True
 
-    def _next(self, release: Published) -> tuple[str, dict[str, str]]:
+    def _next(self, release: Published) -> tuple[str, Found]:
         head = release.head
-        expected = f"{head.bus}:{head.epoch}:{head.revision - 1}:{release.prev}"
+        expected = f"{head.bus}:{head.epoch}:{head.revision - 1}:{release.prev}".encode()
         message = announcement(head, release.prev, release.at, release.entries)
         answer, found = self._run("next", expected, message, head, release.entries, [])
         if answer == "published":
@@ -106,14 +115,11 @@ class Publisher:
             )
         return answer, found
 
-    def _lay_down(self, connection: Connection, found: dict[str, str]) -> None:
+    def _lay_down(self, connection: Connection, found: Found) -> None:
         state = newest_state(connection, self._place)
-        names = {self.keys.block(entry.name) for entry in state.entries}
+        names = {self.keys.block(entry.name).encode() for entry in state.entries}
         stray = [key for key in self._block_keys() if key not in names]
-        expected = (
-            "\n".join(found.get(field, "") for field in HEAD_FIELDS) if "not a hash" not in found else "not a hash"
-        )
-        answer, _ = self._run("full", expected, bookmark(state.head, instant()), state.head, state.entries, stray)
+        answer, _ = self._run("full", found.seen, bookmark(state.head, instant()), state.head, state.entries, stray)
         if answer == "published":
             log.warning(
                 "state_laid_down",
@@ -124,32 +130,30 @@ class Publisher:
             )
 
     def _run(
-        self, mode: str, expected: str, message: str, head: Head, entries: Iterable[Entry], stray: list[str]
-    ) -> tuple[str, dict[str, str]]:
+        self, mode: str, expected: bytes, message: str, head: Head, entries: Iterable[Entry], stray: list[bytes]
+    ) -> tuple[str, Found]:
         fields = [part for pair in (head.fields() | {"published_at": instant()}).items() for part in pair]
-        arguments = [mode, expected, self.keys.channel, message, str(len(fields)), *fields]
-        keys = [self.keys.head, self.keys.index]
+        arguments: list[str | bytes] = [mode, expected, self.keys.channel, message, str(len(fields)), *fields]
+        keys: list[str | bytes] = [self.keys.head, self.keys.index]
         for entry in entries:
             pairs = [part for pair in entry_fields(entry).items() for part in pair]
             arguments += [entry.name, str(entry.mark), str(len(pairs)), *pairs]
             keys.append(self.keys.block(entry.name))
-        answer, *found = self.link.script(SHA, SCRIPT, keys + stray, arguments)
-        return answer.decode(), _head_fields(found)
+        answer, *found = self.link.script(SHA, SCRIPT, [*keys, *stray], arguments)
+        return answer.decode(), _found(found)
 
-    def _found(self) -> dict[str, str]:
-        """The head's fields as they are; a single `not a hash` where the key is of another type."""
-        kind, values = self.link.call(("TYPE", self.keys.head)), []
-        if kind[0] in (b"hash", b"none"):
+    def _look(self) -> Found:
+        ((kind,), values) = self.link.call(("TYPE", self.keys.head)), []
+        if kind in (b"hash", b"none"):
             (values,) = self.link.call(("HMGET", self.keys.head, *HEAD_FIELDS))
-            return _head_fields(values)
-        return {"not a hash": kind[0].decode()}
+        return _found(values)
 
-    def _block_keys(self) -> list[str]:
-        cursor, found = b"0", []
+    def _block_keys(self) -> list[bytes]:
+        cursor, found = b"0", list[bytes]()
         pattern = self.keys.block("*").translate({ord(mark): f"\\{mark}" for mark in "[]?"})
         while True:
             ((cursor, keys),) = self.link.call(("SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_COUNT))
-            found += [key.decode(errors="surrogateescape") for key in keys]
+            found += keys
             if cursor == b"0":
                 return found
 
@@ -159,8 +163,10 @@ def instant() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def _head_fields(values: list[bytes | None]) -> dict[str, str]:
-    texts = [(value or b"").decode(errors="replace") for value in values]
-    if len(texts) != len(HEAD_FIELDS):
-        return {"not a hash": ""}
-    return dict(zip(HEAD_FIELDS, texts, strict=True)) if any(texts) else {}
+def _found(values: list[bytes | None]) -> Found:
+    """What HMGET or the script brought; anything but all the fields means that the key is no hash."""
+    if len(values) != len(HEAD_FIELDS):
+        return Found(b"not a hash", {"head": "not a hash"})
+    parts = [value or b"" for value in values]
+    fields = {field: part.decode(errors="replace") for field, part in zip(HEAD_FIELDS, parts, strict=True)}
+    return Found(b"\n".join(parts), fields if any(parts) else {})

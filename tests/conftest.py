@@ -7,14 +7,17 @@ import secrets
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
 import redis
 from psycopg import sql
 
+from configbus.catalogue import load_catalogue
 from configbus.embedded import EmbeddedPostgres, EmbeddedValkey
+from configbus.store.connect import connected
+from configbus.store.schema import migrate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,8 +25,10 @@ if TYPE_CHECKING:
 TEMPLATE = "template_for_tests"
 
 
-def prepare_template(url: str) -> None:
-    """Fills the database that every test's own is a copy of."""
+def prepare_template(url: str, *domains: str) -> None:
+    """Fills a database that tests' own are copies of: with these domains, in `production`."""
+    with connected(url) as connection, connection.begin():
+        migrate(connection, load_catalogue(domains or ["configbus.domains"]), "configbus", "production")
 
 
 @pytest.fixture(scope="session")
@@ -52,10 +57,36 @@ def valkey(server_directory: Path) -> Iterator[EmbeddedValkey]:
 
 @pytest.fixture
 def database_url(postgres: EmbeddedPostgres) -> Iterator[str]:
-    name = sql.Identifier(database := f"test_{secrets.token_hex(6)}")
-    _administer(postgres, sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(name, sql.Identifier(TEMPLATE)))
-    yield _url(postgres, database)
-    _administer(postgres, sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
+    yield from _database(postgres, TEMPLATE)
+
+
+@pytest.fixture
+def empty_database_url(postgres: EmbeddedPostgres) -> Iterator[str]:
+    """A database that nothing was migrated in."""
+    yield from _database(postgres, "template1")
+
+
+@pytest.fixture(scope="session")
+def sample_template(postgres: EmbeddedPostgres) -> str:
+    name = f"{TEMPLATE}_with_samples"
+    _administer(
+        postgres, sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(TEMPLATE))
+    )
+    prepare_template(_url(postgres, name), "configbus.domains", "sample_domains")
+    return name
+
+
+@pytest.fixture
+def sample_database_url(postgres: EmbeddedPostgres, sample_template: str) -> Iterator[str]:
+    """A database with the domains of `sample_domains` beside the built-in ones."""
+    yield from _database(postgres, sample_template)
+
+
+@pytest.fixture
+def psql(sample_database_url: str) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+    """An operator at the database itself; every statement outside `transaction()` is one of its own."""
+    with psycopg.connect(sample_database_url, autocommit=True) as connection:
+        yield connection
 
 
 @pytest.fixture
@@ -63,6 +94,13 @@ def redis_url(valkey: EmbeddedValkey) -> str:
     with redis.Redis.from_url(valkey.url) as client:
         client.flushall()
     return valkey.url
+
+
+def _database(server: EmbeddedPostgres, template: str) -> Iterator[str]:
+    name = sql.Identifier(database := f"test_{secrets.token_hex(6)}")
+    _administer(server, sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(name, sql.Identifier(template)))
+    yield _url(server, database)
+    _administer(server, sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
 
 
 def _url(server: EmbeddedPostgres, database: str) -> str:

@@ -60,7 +60,7 @@ def make_engine(url: str, seconds: float = CONNECT_SECONDS, pool: type[Pool] | N
     """An engine that gives up connecting after some seconds and notices a dead peer."""
     arguments = {"connect_timeout": max(1, math.ceil(seconds)), "application_name": "configbus", **KEEPALIVE}
     try:
-        return create_engine(make_url(driver_url(url)), connect_args=arguments, poolclass=pool)
+        return create_engine(make_url(driver_url(url)), connect_args=arguments, poolclass=pool, pool_pre_ping=True)
     except exc.ArgumentError as error:
         raise SettingsError("CONFIGBUS_DATABASE_URL is not a URL that Postgres understands") from error
 

@@ -184,7 +184,7 @@ def test_a_head_of_a_newer_epoch_that_does_not_fit_its_check_is_replaced(
         lambda client: client.hdel(KEYS.head, "state"),
         lambda client: client.delete(KEYS.head),
         lambda client: (client.delete(KEYS.head), client.set(KEYS.head, "text")),
-        lambda client: (client.delete(KEYS.head), client.hset(KEYS.head, b"\xff\xfe", b"\xff")),
+        lambda client: client.hset(KEYS.head, "bus", b"\xff\xfe"),
         lambda client: client.flushall(),
     ],
     ids=["junk", "absurd", "missing field", "missing", "other type", "not utf-8", "everything gone"],
