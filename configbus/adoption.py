@@ -7,6 +7,7 @@ own release, and nothing else.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
@@ -63,7 +64,7 @@ def adopt(
     for name in selection.singletons:
         if name not in adopted:
             adopted[name] = Adopted(_defaults(name, catalogue), None)
-    return Snapshot(position, origin, adopted, rejections, catalogue)
+    return Snapshot(position, origin, MappingProxyType(adopted), MappingProxyType(rejections), catalogue)
 
 
 def on_layers(catalogue: Catalogue, selection: Selection) -> Snapshot:

@@ -72,8 +72,12 @@ class _Values(dict[str, Any]):
         self._snapshot = snapshot
 
     def __missing__(self, path: str) -> Any:
-        value = self[path] = self._snapshot.resolve(path)
+        value = self._snapshot.resolve(path)
+        super().__setitem__(path, value)
         return value
+
+    def __setitem__(self, path: str, value: Any) -> None:
+        raise TypeError("a snapshot is immutable")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
