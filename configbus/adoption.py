@@ -42,7 +42,7 @@ def adopt(
     """The snapshot that follows `before` now that `received` is what Redis holds."""
     last = before.adopted if before is not None and before.origin != "layers" else {}
     changed = {name: entry for name, entry in received.items() if name not in last or last[name].mark != entry.mark}
-    parsed = {name: _parse(entry, catalogue) for name, entry in changed.items()}
+    parsed = {name: _parse(entry, catalogue, before) for name, entry in changed.items()}
     held = {name: result for name, result in parsed.items() if isinstance(result, _Refusal)}
     if last:
         _hold_partners(changed, received, held)
@@ -55,7 +55,8 @@ def adopt(
                 good = last[name].mark if name in last else None
                 rejections[name] = Rejection(entry.mark.revision, field, reason, good.revision if good else None)
                 if name not in last:
-                    adopted[name] = Adopted(_defaults(name, catalogue), None)
+                    appeared = bool(last) and name != split_block(name)[0]
+                    adopted[name] = Adopted(None if appeared else _defaults(name, catalogue), None)
             case block:
                 adopted[name] = Adopted(block, entry.mark)
     for name in last.keys() - received.keys():
@@ -89,7 +90,7 @@ def _hold_partners(changed: Mapping[str, Entry], received: Mapping[str, Entry], 
                 added = True
 
 
-def _parse(entry: Entry, catalogue: Catalogue) -> Block | _Refusal | None:
+def _parse(entry: Entry, catalogue: Catalogue, before: Snapshot | None) -> Block | _Refusal | None:
     if entry.retired:
         return None
     model = catalogue.domain(split_block(entry.name)[0]).model
@@ -100,7 +101,9 @@ def _parse(entry: Entry, catalogue: Catalogue) -> Block | _Refusal | None:
         more = f" (and {len(others)} more)" if others else ""
         return _Refusal(first.path.lstrip("."), first.reason + more)
     except Exception as error:  # a user's validator is foreign code; its failure is this block's alone
-        log.exception("validator_failed", block=entry.name, revision=entry.mark.revision)
+        told = before.held.get(entry.name) if before is not None else None
+        if told is None or told.revision != entry.mark.revision:
+            log.exception("validator_failed", block=entry.name, revision=entry.mark.revision)
         return _Refusal("", f"its validator failed: {type(error).__name__}: {error}")
 
 

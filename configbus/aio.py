@@ -256,7 +256,7 @@ class AsyncConfigBus(Reads):
             case follow.Subscribe() | follow.Ping() | follow.Read() | follow.ReadStore():
                 return await self._ask(command)
             case follow.Wait(shortest, longest):
-                await asyncio.sleep(random.uniform(shortest, longest))  # noqa: S311  # jitter, not a secret
+                return await self._pause(random.uniform(shortest, longest))  # noqa: S311  # jitter, not a secret
             case follow.Refreshed(fault):
                 waiting, self._refreshers = self._refreshers, []
                 for answer in waiting:
@@ -308,6 +308,15 @@ class AsyncConfigBus(Reads):
                 for _ in range(DRAIN_TURNS):
                     await asyncio.sleep(0)
                 drained = True
+
+    async def _pause(self, seconds: float) -> follow.Event:
+        until = now() + seconds
+        while (remaining := until - now()) > 0:
+            if follow.Refresh() in self._inbox:
+                self._inbox.remove(follow.Refresh())
+                return follow.Refresh()
+            await self._sleep(remaining)
+        return DONE
 
     async def _sleep(self, seconds: float) -> None:
         """Until nudged, or for so many seconds."""

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from configbus.catalogue import Catalogue, load_catalogue
-from configbus.errors import ConfigBusError, Conflict, Superseded
+from configbus.errors import ConfigBusError, Conflict, InvalidValue, Problem, Superseded
 from configbus.link import Link
 from configbus.log import log
 from configbus.names import split_block, split_path
@@ -66,12 +66,20 @@ class Author:
         by_block = self._by_block(changes)
 
         def write(connection: Connection) -> None:
+            found: list[Problem] = []
             for name in sorted(by_block):
                 domain, key = self._catalogue.locate(name), split_block(name)[1]
                 row = lock_active(connection, self._place, domain, key)
-                block = with_values(domain, name, row.content, by_block[name])
+                try:
+                    block = with_values(domain, name, row.content, by_block[name])
+                except InvalidValue as error:
+                    found += error.problems
+                    continue
                 if block != valid_content(domain, row.content):
                     replace_active(connection, self._place, domain, key, row, block)
+
+            if found:
+                raise InvalidValue(found)
 
         return self._release(write, reason)
 

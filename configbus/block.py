@@ -11,9 +11,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime  # noqa: TC003  # pydantic reads the annotation of _with_zone
 from typing import Any, ClassVar, NoReturn, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
 
 from configbus.errors import DefinitionError, Problem
 from configbus.fields import Column, UnfitField, integer_limits, read_column
@@ -108,12 +109,7 @@ class Block(BaseModel):
         for name in vars(cls).get("__annotations__", {}):
             if name.startswith("_") or name in Block.__annotations__:
                 continue
-            if fault := identifier_fault(name):
-                _refuse(cls, f"field {name!r} {fault}")
-            if name in LIFECYCLE_COLUMNS:
-                _refuse(cls, f"field {name!r} is one of the lifecycle columns that every table has")
-            if hasattr(BaseModel, name):
-                _refuse(cls, f"field {name!r} would hide an attribute of pydantic models")
+            _check_name(cls, name)
 
     @classmethod
     def __pydantic_init_subclass__(cls, *, domain: str | None = None, keyed: bool = False, **kwargs: Any) -> None:
@@ -121,13 +117,18 @@ class Block(BaseModel):
         if domain is None:
             return
         columns = []
+        if not cls.model_config.get("frozen"):
+            _refuse(cls, "it must stay frozen: workers share one instance")
         for name, field in cls.model_fields.items():
+            _check_name(cls, name)
             try:
                 column = read_column(name, field)
             except UnfitField as unfit:
                 _refuse(cls, f"field {name!r} {unfit}", unfit)
             if column.kind in ("integer", "bigint"):
                 field.metadata += integer_limits(column)
+            if column.kind == "timestamp":
+                field.metadata.append(AfterValidator(_with_zone))
             columns.append(column)
         if not columns:
             _refuse(cls, "it has no fields")
@@ -137,7 +138,7 @@ class Block(BaseModel):
         cls.model_rebuild(force=True)
         cls.__domain__ = Domain(domain, keyed, cls, tuple(columns))
         try:
-            cls()
+            cls.model_validate_json(cls().model_dump_json(), strict=True)
         except ValidationError as error:
             told = "; ".join(map(str, problems(domain, error)))
             _refuse(cls, f"its defaults are not valid: {told}", error)
@@ -149,6 +150,21 @@ class Block(BaseModel):
                 if column.kind == "json":
                     self.__dict__[column.name] = freeze(self.__dict__[column.name])
         return self
+
+
+def _with_zone(at: datetime | None) -> datetime | None:
+    if at is not None and at.tzinfo is None:
+        raise ValueError("the time has no zone")
+    return at
+
+
+def _check_name(cls: type[Block], name: str) -> None:
+    if fault := identifier_fault(name):
+        _refuse(cls, f"field {name!r} {fault}")
+    if name in LIFECYCLE_COLUMNS:
+        _refuse(cls, f"field {name!r} is one of the lifecycle columns that every table has")
+    if hasattr(BaseModel, name):
+        _refuse(cls, f"field {name!r} would hide an attribute of pydantic models")
 
 
 def domain_of(model: type[Block]) -> Domain:

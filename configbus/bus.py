@@ -48,7 +48,7 @@ class Reads:
         (both LookupError) unless a default is given.
         """
         if default is MISSING:
-            return self._snapshot.values[path]
+            return self._snapshot.read(path)
         return self._snapshot.get(path, default)
 
     @overload

@@ -63,7 +63,7 @@ def load_catalogue(modules: Iterable[str]) -> Catalogue:
     for module in modules:
         try:
             members = vars(importlib.import_module(module)).values()
-        except ModuleNotFoundError as error:
+        except (ImportError, TypeError) as error:
             raise SettingsError(f"CONFIGBUS_DOMAINS names {module!r}, which cannot be imported: {error}") from error
         models = [m for m in members if isinstance(m, type) and issubclass(m, Block) and m.__domain__]
         if not models:

@@ -63,13 +63,13 @@ def read_target(target: str | type[Block], catalogue: Catalogue) -> Target:
         return Target()
     name, parts = split_path(target)
     domain = catalogue.domain(split_block(name)[0])
+    field = parts[0] if parts else None
+    if field is not None:
+        catalogue.require_field(domain, field)
     if domain.keyed and name in (domain.name, f"{domain.name}/*"):
-        return Target(domain=domain.name)
+        return Target(domain=domain.name, field=field)
     catalogue.locate(name)
-    if parts:
-        catalogue.require_field(domain, parts[0])
-        return Target(domain=domain.name, block=name, field=parts[0])
-    return Target(domain=domain.name, block=name)
+    return Target(domain=domain.name, block=name, field=field)
 
 
 def changes_between(before: Snapshot | None, after: Snapshot) -> Iterator[Change[Any]]:

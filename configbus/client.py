@@ -264,7 +264,7 @@ class ConfigBus(Reads):
             case follow.Subscribe() | follow.Ping() | follow.Read() | follow.ReadStore():
                 return self._ask(command)
             case follow.Wait(shortest, longest):
-                self._closing.wait(random.uniform(shortest, longest))  # noqa: S311  # jitter, not a secret
+                return self._pause(random.uniform(shortest, longest))  # noqa: S311  # jitter, not a secret
             case follow.Refreshed(fault):
                 with self._changed:
                     waiting, self._refreshers = self._refreshers, []
@@ -291,11 +291,27 @@ class ConfigBus(Reads):
             return Failed(str(error))
         return DONE
 
-    def _receive(self, until: float) -> follow.Event:
+    def _pause(self, seconds: float) -> follow.Event:
+        until = now() + seconds
+        while not self._closing.is_set() and (remaining := until - now()) > 0:
+            if follow.Refresh() in self._inbox:
+                self._inbox.remove(follow.Refresh())
+                return follow.Refresh()
+            self._sleep([self._wake.fileno()], remaining)
+        return DONE
+
+    def _sleep(self, descriptors: list[int], seconds: float) -> None:
+        """Until one of the descriptors can be read, somebody nudges, or the time is over."""
         poller = select.poll()
-        poller.register(self._wake, select.POLLIN)
+        for descriptor in descriptors:
+            poller.register(descriptor, select.POLLIN)
+        poller.poll(seconds * 1000)
+        with contextlib.suppress(BlockingIOError):
+            self._wake.recv(4096)
+
+    def _receive(self, until: float) -> follow.Event:
         try:
-            poller.register(self._push.fileno(), select.POLLIN)
+            descriptors = [self._wake.fileno(), self._push.fileno()]
             while not self._closing.is_set():
                 if self._inbox:
                     return self._inbox.popleft()
@@ -303,9 +319,7 @@ class ConfigBus(Reads):
                     return pushed(self._push.receive())
                 if (remaining := until - now()) <= 0:
                     return follow.Nothing()
-                poller.poll(remaining * 1000)
-                with contextlib.suppress(BlockingIOError):
-                    self._wake.recv(4096)
+                self._sleep(descriptors, remaining)
         except ConfigBusError as error:
             return follow.Lost(str(error))
         return follow.Nothing()

@@ -8,6 +8,7 @@ the class is defined.
 from __future__ import annotations
 
 import enum
+import math
 import types
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,7 +21,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
 Kind = Literal["integer", "bigint", "boolean", "text", "uuid", "timestamp", "numeric", "float", "json"]
 
@@ -89,9 +90,8 @@ def _typed(column: Column, annotation: Any, metadata: list[Any]) -> Column:
     if isinstance(annotation, type) and annotation in PLAIN:
         return replace(column, kind=PLAIN[annotation], **lengths)
     if _is_json(annotation):
-        for model in nested_models(annotation):
-            if not model.model_config.get("frozen"):
-                raise UnfitField(f"nested model {model.__name__} must be frozen: ConfigDict(frozen=True)")
+        for part in _nested(annotation, []):
+            _check_part(part)
         return column
     raise UnfitField(
         f"type {annotation!r} has no column type; use int, bool, str, float, Decimal, UUID, datetime, an Enum or "
@@ -111,14 +111,23 @@ def integer_limits(column: Column) -> list[annotated_types.Ge | annotated_types.
     return missing
 
 
-def nested_models(annotation: Any) -> Iterator[type[BaseModel]]:
-    """Every pydantic model within an annotation, at any depth."""
+def nested_models(annotation: Any) -> list[type[BaseModel]]:
+    """Every pydantic model within an annotation, at any depth, each once."""
+    return [part for part in _nested(annotation, []) if isinstance(part, type) and issubclass(part, BaseModel)]
+
+
+def _nested(annotation: Any, seen: list[Any]) -> list[Any]:
+    """Every type within an annotation, itself and the fields of models included, each once."""
+    if annotation in seen:
+        return seen
+    seen.append(annotation)
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
         for field in annotation.model_fields.values():
-            yield from nested_models(field.annotation)
-    for argument in get_args(annotation):
-        yield from nested_models(argument)
+            _nested(field.annotation, seen)
+    if get_origin(annotation) is not Literal:
+        for argument in get_args(annotation):
+            _nested(argument, seen)
+    return seen
 
 
 def _unwrap(annotation: Any, metadata: Iterable[Any]) -> tuple[Any, list[Any], bool]:
@@ -158,10 +167,23 @@ def _last(metadata: list[Any], of: type | None, attribute: str) -> Any:
 
 def _integer_kind(bounds: tuple[tuple[str, Any], ...]) -> Kind:
     """INTEGER, unless a declared bound reaches beyond it: then BIGINT."""
-    reach = max((abs(bound) for _, bound in bounds), default=0)
-    if reach > INT64:
+    reached = [_reached(operator, bound) for operator, bound in bounds]
+    if not all(-INT64 <= number < INT64 for number in reached):
         raise UnfitField("an int beyond 64 bits has no column type; use a Decimal with decimal_places=0")
-    return "bigint" if reach > INT32 else "integer"
+    return "integer" if all(-INT32 <= number < INT32 for number in reached) else "bigint"
+
+
+def _reached(operator: str, bound: float) -> int:
+    """The outermost whole number that a bound lets through."""
+    match operator:
+        case ">=":
+            return math.ceil(bound)
+        case ">":
+            return math.floor(bound) + 1
+        case "<=":
+            return math.floor(bound)
+        case _:
+            return math.ceil(bound) - 1
 
 
 def _texts(values: Iterable[Any]) -> tuple[str, ...]:
@@ -171,6 +193,35 @@ def _texts(values: Iterable[Any]) -> tuple[str, ...]:
     return found
 
 
+def _check_part(part: Any) -> None:
+    """Refuse what may not stand within a document: it could not be stored exactly, or not be frozen."""
+    if isinstance(part, type) and issubclass(part, BaseModel):
+        if not part.model_config.get("frozen"):
+            raise UnfitField(f"nested model {part.__name__} must be frozen: ConfigDict(frozen=True)")
+        return
+    origin = get_origin(part) or part
+    plain = origin in (
+        Any,
+        None,
+        type(None),
+        Literal,
+        Union,
+        types.UnionType,
+        Annotated,
+        Ellipsis,
+        int,
+        Decimal,
+        list,
+        dict,
+        tuple,
+    )
+    if plain or origin in PLAIN or (isinstance(origin, type) and issubclass(origin, enum.Enum)):
+        return
+    if not isinstance(part, type) and get_origin(part) is None:
+        return
+    raise UnfitField(f"holds {part!r}, which a document cannot; use numbers, texts, lists, dicts and frozen models")
+
+
 def _is_json(annotation: Any) -> bool:
     origin = get_origin(annotation) or annotation
-    return isinstance(origin, type) and issubclass(origin, (list, tuple, dict, BaseModel))
+    return origin in (list, tuple, dict) or (isinstance(origin, type) and issubclass(origin, BaseModel))

@@ -79,7 +79,7 @@ class Ping:
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Pause, for a time chosen at random between the two; Done."""
+    """Pause, for a time chosen at random between the two; Done, or a Refresh that ends it."""
 
     shortest: float
     longest: float
@@ -246,6 +246,7 @@ class Follower:
     vouched: float | None = None
     ignored: int = 0
     now: float = 0.0
+    _asked: bool = field(default=False, init=False)
     _proof: _Proof | None = field(default=None, init=False)
     _reported: dict[str, dict[str, Any]] = field(default_factory=dict, init=False)
 
@@ -259,8 +260,9 @@ class Follower:
                 fault = yield from self._listen()
             yield from self._report("warning", "connection_lost", reason=fault)
             yield from self._fall_back()
-            yield from self._do(Wait(min(pause, self._limit()), min(3 * pause, 0.5, self._limit())))
-            pause = min(2 * pause, 0.5)
+            yield from self._wait(min(pause, self._limit()), min(3 * pause, 0.5, self._limit()))
+            yield from self._answer(f"not connected: {fault}")
+            pause = min(2 * pause, 0.25)
 
     def _connect(self) -> Asking[str | None]:
         """Subscribe, and wait for the confirmation: what is published from then on is seen. A fault, or None."""
@@ -275,7 +277,7 @@ class Follower:
                 case Lost(reason):
                     return reason
                 case Refresh():
-                    yield from self._do(Refreshed("not connected to Redis"))
+                    self._asked = True
                 case Nothing():
                     return "the subscription was not confirmed in time"
 
@@ -306,8 +308,8 @@ class Follower:
                     turn.next_look = self.now + LOOK_SECONDS
                     yield from self._report("warning", "look_failed", reason=reason)
                 case Refresh():
-                    fault = yield from self._load()
-                    yield from self._do(Refreshed(fault))
+                    self._asked = True
+                    yield from self._load()
                 case Lost(reason):
                     return reason
                 case Nothing():
@@ -366,10 +368,15 @@ class Follower:
 
     def _load(self) -> Asking[str | None]:
         """Read the whole state and take it if it fits together; None, or why nothing was taken."""
+        fault = yield from self._load_in_attempts()
+        yield from self._answer(fault)
+        return fault
+
+    def _load_in_attempts(self) -> Asking[str | None]:
         fault = ""
         for attempt in range(LOAD_ATTEMPTS):
             if attempt:
-                yield from self._do(Wait(0.01, 0.05))
+                yield from self._wait(0.01, 0.05)
             names: tuple[str, ...] = ()
             for _ in range(2):
                 reading = yield from self._do(Read(names, self._limit()))
@@ -431,8 +438,7 @@ class Follower:
             return LOOK_SECONDS
         try:
             head = wire.read_head(look.head)
-            stamp = int(look.head.get("asof", ""))
-        except (Malformed, ValueError) as fault:
+        except Malformed as fault:
             yield from self._ignore("head_ignored", fault)
             return LOOK_SECONDS
         if not (yield from self._ours(head)) or (yield from self._is_lower(head, asked_at)):
@@ -443,6 +449,9 @@ class Follower:
             received = self.received
         elif head == received.head:
             yield from self._confirm(received)
+        stamp = wire.read_stamp(look.head)
+        if stamp is None:
+            return PROOF_SECONDS
         if self._proof is None or self._proof.connection != look.connection:
             self._proof = _Proof(look.connection, stamp)
         elif stamp != self._proof.stamp:
@@ -522,6 +531,16 @@ class Follower:
         if self._reported.get(event) != facts:
             self._reported[event] = facts
             yield from self._do(Report(level, event, facts))
+
+    def _wait(self, shortest: float, longest: float) -> Steps:
+        if isinstance((yield from self._do(Wait(shortest, longest))), Refresh):
+            self._asked = True
+
+    def _answer(self, fault: str | None) -> Steps:
+        """Tell an application that asked for a refresh what came of it."""
+        if self._asked:
+            self._asked = False
+            yield from self._do(Refreshed(fault))
 
     def _limit(self) -> float:
         """Seconds that a server may take now: less, where somebody waits for the start."""

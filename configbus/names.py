@@ -50,7 +50,7 @@ def identifier_fault(text: str) -> str | None:
         return "must be 1 to 40 of a-z, 0-9 and _, beginning with a letter"
     if "__" in text:
         return "must not contain two underscores in a row"
-    if keyword.iskeyword(text) or keyword.issoftkeyword(text):
+    if keyword.iskeyword(text):
         return "is a Python keyword"
     return None
 

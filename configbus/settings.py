@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import socket
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 PREFIX = "CONFIGBUS_"
+ENVIRONMENT_RULE = "but must be 1 to 63 of a-z, 0-9 and -, beginning with a letter"
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 FORMATS = ("console", "json")
 
@@ -54,12 +56,13 @@ def load_settings(environ: Mapping[str, str] | None = None, **given: Any) -> Set
         raise TypeError(f"unknown setting {unknown[0]!r}; did you mean {near(unknown[0], names) or names}?")
     _warn_of_unknown(source, names)
     values = {name: value for name in names if (value := _read(source, name)) is not None}
-    if "environment" not in values and source.get("ENVIRONMENT"):
-        values["environment"] = source["ENVIRONMENT"]
+    if not given.get("environment") and "environment" not in values and source.get("ENVIRONMENT"):
+        values["environment"] = _fallback_environment(source["ENVIRONMENT"])
     values |= {name: value for name, value in given.items() if value is not None}
     if "domains" in values:
         values["domains"] = _domains(values["domains"])
     values.setdefault("actor", _user())
+    values.setdefault("worker", f"{socket.gethostname()}:{os.getpid()}")
     settings = Settings(**values)
     _check(settings)
     return settings
@@ -74,7 +77,15 @@ def _read(source: Mapping[str, str], name: str) -> Any:
             return Path(path).read_text(encoding="utf8").strip()
         except OSError as error:
             raise SettingsError(f"{variable}_FILE names {path}, which cannot be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise SettingsError(f"{variable}_FILE names {path}, which is not UTF-8 text") from error
     return None
+
+
+def _fallback_environment(value: str) -> str:
+    if not is_environment(value):
+        raise SettingsError(f"ENVIRONMENT is {value!r}, {ENVIRONMENT_RULE}; set CONFIGBUS_ENVIRONMENT instead")
+    return value
 
 
 def _domains(value: Any) -> tuple[str, ...]:
@@ -86,9 +97,9 @@ def _check(settings: Settings) -> None:
     for name in ("environment", "namespace"):
         value = getattr(settings, name)
         if not is_environment(value):
-            raise SettingsError(
-                f"{PREFIX}{name.upper()} is {value!r}; it must be 1 to 63 of a-z, 0-9 and -, beginning with a letter"
-            )
+            raise SettingsError(f"{PREFIX}{name.upper()} is {value!r}, {ENVIRONMENT_RULE}")
+    if not settings.domains:
+        raise SettingsError(f"{PREFIX}DOMAINS names no module; configbus.domains is the built-in one")
     if not settings.schema or settings.schema.startswith("pg_") or len(settings.schema.encode()) > 63:  # noqa: PLR2004  # Postgres' limit
         raise SettingsError(f"{PREFIX}SCHEMA is {settings.schema!r}, which Postgres does not allow as a schema")
     if settings.log_level.upper() not in LEVELS:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
@@ -19,6 +19,7 @@ B = TypeVar("B", bound=Block)
 Origin = Literal["redis", "postgres", "layers"]
 
 LIVE_SECONDS = 3.0
+INDEX_DIGITS = 10
 NOWHERE = Position(0, 0)
 
 
@@ -63,7 +64,10 @@ class Adopted:
 
 
 class _Values(dict[str, Any]):
-    """Values by path, each resolved when first asked for: reads are dictionary look-ups, adopting is free."""
+    """Values by path, each resolved when first asked for: reads are dictionary look-ups, adopting is free.
+
+    Only its `__getitem__` is handed out, as `Snapshot.read`: nobody can write to it.
+    """
 
     __slots__ = ("_snapshot",)
 
@@ -72,12 +76,8 @@ class _Values(dict[str, Any]):
         self._snapshot = snapshot
 
     def __missing__(self, path: str) -> Any:
-        value = self._snapshot.resolve(path)
-        super().__setitem__(path, value)
+        value = self[path] = self._snapshot.resolve(path)
         return value
-
-    def __setitem__(self, path: str, value: Any) -> None:
-        raise TypeError("a snapshot is immutable")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,10 +92,11 @@ class Snapshot:
     adopted: Mapping[str, Adopted]
     held: Mapping[str, Rejection]
     catalogue: Catalogue
-    values: Mapping[str, Any] = field(init=False, repr=False)
+    read: Callable[[str], Any] = field(init=False, repr=False)
+    """`get` without a default."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "values", _Values(self))
+        object.__setattr__(self, "read", _Values(self).__getitem__)
 
     @property
     def revision(self) -> int:
@@ -111,9 +112,9 @@ class Snapshot:
         Raises UnknownBlock or UnknownField, both LookupError, unless a default is given.
         """
         if default is MISSING:
-            return self.values[path]
+            return self.read(path)
         try:
-            return self.values[path]
+            return self.read(path)
         except LookupError:
             return default
 
@@ -131,12 +132,12 @@ class Snapshot:
 
     def keys(self, target: type[Block] | str) -> list[str]:
         """The keys of a keyed domain that hold a block now, sorted."""
-        domain = target if isinstance(target, str) else domain_of(target).name
+        domain = self.catalogue.domain(target if isinstance(target, str) else domain_of(target).name).name
         names = (split_block(name) for name, adopted in self.adopted.items() if adopted.block is not None)
         return sorted(key for found, key in names if found == domain and key)
 
     def resolve(self, path: str) -> Any:
-        """The value at a path, found part by part; reads go through `values`, which remembers it."""
+        """The value at a path, found part by part; `read` remembers it."""
         name, parts = split_path(path)
         value: Any = self.block(name)
         for part in parts:
@@ -156,7 +157,7 @@ def _part(value: Any, part: str, path: str) -> Any:
             return getattr(value, part)
         case Mapping() if part in value:
             return value[part]
-        case list() | tuple() if part.isdecimal() and int(part) < len(value):
+        case list() | tuple() if part.isdecimal() and len(part) < INDEX_DIGITS and int(part) < len(value):
             return value[int(part)]
     if part in (fields := getattr(type(value), "model_fields", ())):
         return getattr(value, part)
@@ -181,11 +182,15 @@ class Selection:
         self._names: set[str] = set()
         for pattern in [domain.name for domain in catalogue] if patterns is None else patterns:
             name = pattern.removesuffix("/*")
-            if catalogue.domain(split_block(name)[0]).keyed and (patterns is None or pattern != name):
+            if (
+                catalogue.domain(split_block(name)[0]).keyed
+                and "/" not in name
+                and (patterns is None or pattern != name)
+            ):
                 self._domains.add(name)
             else:
-                catalogue.locate(name)
-                self._names.add(name)
+                catalogue.locate(pattern)
+                self._names.add(pattern)
         self.singletons = sorted(name for name in self._names if "/" not in name)
 
     def __contains__(self, name: str) -> bool:

@@ -20,13 +20,18 @@ from pydantic import BaseModel, ValidationError
 
 from configbus.block import Block, problems
 from configbus.errors import InvalidValue, Problem, UnknownField
+from configbus.fields import nested_models
 from configbus.names import near
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from configbus.block import Domain
 
+VALUE_BYTES = 256 * 1024
+DEPTH = 50
+MEMBERS = 10_000
+INT_BITS = 1024
 DECIMAL_TEXT = re.compile(r"[+-]?[0-9]{1,1000}(\.[0-9]{0,1000})?([eE][+-]?[0-9]{1,3})?", re.ASCII)
 
 
@@ -36,22 +41,40 @@ def with_values(domain: Domain, name: str, content: Mapping[str, Any], given: Se
     Raises UnknownField for a path that is not there, InvalidValue with every problem found.
     """
     document: dict[str, Any] = json.loads(json.dumps(content))
+    found: list[Problem] = []
     for parts, value in given:
-        plain = as_json(value, ".".join((name, *parts)))
-        place: Any = document
-        for part in parts[:-1]:
-            place = place.get(part) if isinstance(place, dict) else None
-        if not isinstance(place, dict) or (len(parts) > 1 and parts[-1] not in place):
-            known = place if isinstance(place, dict) else ()
-            raise UnknownField(f"{name} has no {'.'.join(parts)!r}", near(parts[-1], known))
-        place[parts[-1]] = plain
+        try:
+            _put(document, domain, parts, as_value(value, ".".join((name, *parts))))
+        except InvalidValue as error:
+            found += error.problems
     try:
         block = domain.model.model_validate_json(json.dumps(document), strict=True, extra="forbid")
     except ValidationError as error:
-        raise InvalidValue(problems(name, error)) from error
-    if found := list(_loose_decimals(document, block, name)):
+        raise InvalidValue([*found, *_with_near(domain, problems(name, error))]) from error
+    for field in {parts[0] for parts, _ in given}:
+        found += _bent_numbers(document[field], getattr(block, field), f"{name}.{field}")
+    if found:
         raise InvalidValue(found)
     return block
+
+
+def as_value(value: Any, path: str) -> Any:
+    """A Python value as JSON, not larger than a value may be. Raises InvalidValue."""
+    plain = as_json(value, path)
+    if (size := len(json.dumps(plain))) > VALUE_BYTES:
+        raise InvalidValue([Problem(path, f"the value has {size} bytes, {VALUE_BYTES} are allowed")])
+    return plain
+
+
+def _put(document: dict[str, Any], domain: Domain, parts: list[str], value: Any) -> None:
+    place: Any = document
+    known: Iterable[str] = domain.model.model_fields
+    for part in parts[:-1]:
+        place = place.get(part) if isinstance(place, dict) else None
+        known = place if isinstance(place, dict) else ()
+    if parts[-1] not in known:
+        raise UnknownField(f"{domain.name} has no {'.'.join(parts)!r}", near(parts[-1], known))
+    place[parts[-1]] = value
 
 
 def valid_content(domain: Domain, content: Mapping[str, Any]) -> Block | None:
@@ -62,13 +85,19 @@ def valid_content(domain: Domain, content: Mapping[str, Any]) -> Block | None:
         return None
 
 
-def as_json(value: Any, path: str) -> Any:
+def as_json(value: Any, path: str, depth: int = 0) -> Any:
     """A Python value as JSON has it. Raises InvalidValue for what JSON or Postgres cannot hold."""
+    if depth > DEPTH:
+        raise InvalidValue([Problem(path[:80], f"the value is nested deeper than {DEPTH}")])
     match value:
-        case None | bool() | int():
+        case None | bool():
+            return value
+        case int():
+            if value.bit_length() > INT_BITS:
+                raise InvalidValue([Problem(path, "the number has too many digits")])
             return value
         case Enum():
-            return as_json(value.value, path)
+            return as_json(value.value, path, depth + 1)
         case str():
             if fault := _text_fault(value):
                 raise InvalidValue([Problem(path, fault)])
@@ -78,6 +107,8 @@ def as_json(value: Any, path: str) -> Any:
                 raise InvalidValue([Problem(path, f"{value} is not a finite number")])
             return value
         case Decimal():
+            if not value.is_finite():
+                raise InvalidValue([Problem(path, f"{value} is not a finite number")])
             return str(value)
         case UUID():
             return str(value)
@@ -86,11 +117,14 @@ def as_json(value: Any, path: str) -> Any:
                 raise InvalidValue([Problem(path, "the time has no zone")])
             return value.isoformat()
         case BaseModel():
-            return as_json(value.model_dump(mode="json"), path)
+            return as_json(dict(value), path, depth + 1)
+        case Mapping() | list() | tuple() if len(value) > MEMBERS:
+            raise InvalidValue([Problem(path, f"it has {len(value)} members, {MEMBERS} are allowed")])
         case Mapping():
-            return {as_json(str(key), path): as_json(part, f"{path}.{key}") for key, part in value.items()}
+            members = {as_json(str(key), path): part for key, part in value.items()}
+            return {key: as_json(part, f"{path}.{key}", depth + 1) for key, part in members.items()}
         case list() | tuple():
-            return [as_json(part, f"{path}.{number}") for number, part in enumerate(value)]
+            return [as_json(part, f"{path}.{number}", depth + 1) for number, part in enumerate(value)]
     raise InvalidValue([Problem(path, f"a {type(value).__name__} cannot be a configuration value")])
 
 
@@ -104,12 +138,46 @@ def from_text(domain: Domain, field: str, text: str, path: str) -> Any:
     if column.kind in ("text", "uuid", "timestamp", "numeric") and not nested:
         return None if column.nullable and text == "null" else text
     try:
-        return json.loads(text, parse_float=str if column.kind == "json" else float, parse_constant=_no_constant)
+        return json.loads(
+            text if text == text.strip() else "",
+            parse_float=_exact,
+            parse_constant=_no_constant,
+            object_pairs_hook=_without_duplicates,
+        )
+    except OverflowError:
+        raise InvalidValue([Problem(path, f"{text[:40]} is not a finite number")]) from None
     except (ValueError, RecursionError):
         if nested:
             return text
         wanted = "true or false" if column.kind == "boolean" else "JSON" if column.kind == "json" else "a number"
         raise InvalidValue([Problem(path, f"{text[:40]!r} is not {wanted}")]) from None
+
+
+def _with_near(domain: Domain, found: Sequence[Problem]) -> list[Problem]:
+    """The problems, with a similar name where a nested field does not exist."""
+    told = []
+    for problem in found:
+        last = problem.path.rpartition(".")[2]
+        models = [model for model in nested_models(domain.model) if model is not domain.model]
+        known = [name for model in models for name in model.model_fields]
+        if problem.reason.startswith("Extra inputs") and (names := near(last, known)):
+            told.append(Problem(problem.path, f"there is no such field; did you mean {names[0]!r}?"))
+        else:
+            told.append(problem)
+    return told
+
+
+def _exact(text: str) -> float | str:
+    """A float where it is the very number that was typed; else the text, which a Decimal takes and a float does not."""
+    if math.isinf(number := float(text)):
+        raise OverflowError(text)
+    return number if Decimal(text) == Decimal(repr(number)) else text
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(members := dict(pairs)) != len(pairs):
+        raise ValueError("a name stands twice")
+    return members
 
 
 def _no_constant(name: str) -> Any:
@@ -126,18 +194,23 @@ def _text_fault(text: str) -> str | None:
     return None
 
 
-def _loose_decimals(given: Any, read: Any, path: str) -> Iterator[Problem]:
-    """Texts that Python's Decimal takes and nobody should: spaces, underscores, digits of other scripts."""
+def _bent_numbers(given: Any, read: Any, path: str) -> Iterator[Problem]:
+    """Numbers that Python would bend: texts with spaces, underscores or digits of other scripts; ints too long
+    for a float.
+    """
     match read:
         case Decimal():
             if isinstance(given, str) and not DECIMAL_TEXT.fullmatch(given):
                 yield Problem(path, f"{given[:40]!r} is not a decimal number in plain digits")
+        case float():
+            if type(given) is int and int(read) != given:
+                yield Problem(path, f"{given} has more digits than a float can hold")
         case BaseModel():
             for name in given.keys() & type(read).model_fields.keys():
-                yield from _loose_decimals(given[name], getattr(read, name), f"{path}.{name}")
+                yield from _bent_numbers(given[name], getattr(read, name), f"{path}.{name}")
         case Mapping():
             for name in given.keys() & read.keys():
-                yield from _loose_decimals(given[name], read[name], f"{path}.{name}")
+                yield from _bent_numbers(given[name], read[name], f"{path}.{name}")
         case list() | tuple():
             for number, (part, was) in enumerate(zip(given, read, strict=False)):
-                yield from _loose_decimals(part, was, f"{path}.{number}")
+                yield from _bent_numbers(part, was, f"{path}.{number}")

@@ -24,6 +24,7 @@ INLINE_LIMIT = 32 * 1024
 EMPTY_STATE = "0" * 32
 HEX = re.compile(r"[0-9a-f]{32}", re.ASCII)
 NUMBER = re.compile(r"0|[1-9][0-9]{0,14}", re.ASCII)
+STAMP = re.compile(r"[0-9]{1,18}", re.ASCII)
 HEAD_FIELDS = ("bus", "v", "system", "epoch", "revision", "state", "check")
 
 _decoder = json.JSONDecoder()
@@ -175,12 +176,12 @@ def read_entry(name: str, fields: Mapping[str, str]) -> Entry:
 
 def read_head(fields: Mapping[str, str]) -> Head:
     """The head from its hash; Malformed if it does not fit its check, NotUnderstood if it is of a newer protocol."""
-    if missing := [field for field in HEAD_FIELDS if field not in fields]:
-        raise Malformed(f"head lacks {', '.join(missing)}")
-    if fields["v"] != str(PROTOCOL):
+    if "v" in fields and fields["v"] != str(PROTOCOL):
         raise NotUnderstood(f"protocol {fields['v']!r}, this reader knows {PROTOCOL}")
     if fields.get("needs"):
         raise NotUnderstood(f"it needs {fields['needs']}, which this reader does not know")
+    if missing := [field for field in HEAD_FIELDS if field not in fields]:
+        raise Malformed(f"head lacks {', '.join(missing)}")
     head = Head(
         bus=fields["bus"],
         system=fields["system"],
@@ -191,6 +192,12 @@ def read_head(fields: Mapping[str, str]) -> Head:
     if fields["check"] != head.check:
         raise Malformed("head does not fit its check")
     return head
+
+
+def read_stamp(fields: Mapping[str, str]) -> int | None:
+    """Redis' clock in microseconds, up to which the head is known to be complete; None if nobody said."""
+    stamp = fields.get("asof", "")
+    return int(stamp) if STAMP.fullmatch(stamp) else None
 
 
 def read_index(fields: Mapping[str, str]) -> dict[str, Mark]:
@@ -206,27 +213,25 @@ def read_message(data: bytes) -> Message:
     """A message of the channel; Malformed if it is not one, or does not fit its check and digests."""
     try:
         text = data.decode()
-        blocks: dict[str, tuple[str, Any]] = {}
-        found: dict[str, Any] = {}
-        for name, start, end, value in _pairs(text, 0):
-            found[name] = value
-            if name == "blocks":
-                blocks = {block: (text[at:till], parsed) for block, at, till, parsed in _pairs(text, start)}
-            if not start < end:
-                raise Malformed("message has an empty value")
+        found = {name: (value, start) for name, start, _, value in _pairs(text, 0)}
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
         raise Malformed(f"message is not a JSON object: {error}") from error
-    head = read_head({field: _plain(found.get(field)) for field in (*HEAD_FIELDS, "needs") if field in found})
+    head = read_head({field: _plain(found[field][0]) for field in (*HEAD_FIELDS, "needs") if field in found})
     if "prev" not in found or "blocks" not in found:
         return Message(head, None, None)
-    digests = found.get("digests")
+    try:
+        members = _pairs(text, found["blocks"][1])
+        blocks = {block: (text[start:end], value) for block, start, end, value in members}
+    except ValueError as error:
+        raise Malformed(f"the message's blocks are not an object: {error}") from error
+    digests, _ = found.get("digests", (None, 0))
     if not isinstance(digests, dict) or set(digests) != set(blocks):
         raise Malformed("message has other digests than blocks")
     entries = tuple(_entry(name, raw, parsed) for name, (raw, parsed) in blocks.items())
     for entry in entries:
         if entry.mark.digest != digests[entry.name]:
             raise Malformed(f"{entry.name} does not fit its digest")
-    return Message(head, _hex("prev", _plain(found["prev"])), entries)
+    return Message(head, _hex("prev", _plain(found["prev"][0])), entries)
 
 
 def announcement(head: Head, prev: str, at: str, entries: Iterable[Entry]) -> str:

@@ -10,6 +10,7 @@ import typer
 from configbus.cli.options import By, DatabaseUrl, Environment, Json, RedisUrl, settings_of
 from configbus.errors import InvalidValue, Problem, UnknownField
 from configbus.names import near, split_block, split_path
+from configbus.snapshot import INDEX_DIGITS
 
 if TYPE_CHECKING:
     from configbus.catalogue import Catalogue
@@ -125,7 +126,7 @@ def _read_assignments(assignments: list[str], catalogue: Catalogue) -> dict[str,
 def _inside(value: Any, part: str, path: str) -> Any:
     if isinstance(value, dict) and part in value:
         return value[part]
-    if isinstance(value, list) and part.isdecimal() and int(part) < len(value):
+    if isinstance(value, list) and part.isdecimal() and len(part) < INDEX_DIGITS and int(part) < len(value):
         return value[int(part)]
     known = value if isinstance(value, dict) else ()
     raise UnknownField(f"{path!r}: there is no {part!r} in it", near(part, known))
