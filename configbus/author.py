@@ -21,7 +21,7 @@ from configbus.settings import Settings, load_settings
 from configbus.store.connect import Place, is_retriable, make_engine, translated
 from configbus.store.releases import newest_head, own_release
 from configbus.store.versions import begin_authoring, lock_active, replace_active
-from configbus.values import valid_content, with_values
+from configbus.values import as_json, valid_content, with_values
 from configbus.wire import Keys, Release
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ class Author:
         returned, without blocks. Raises InvalidValue, UnknownBlock, UnknownField, Conflict, Unavailable.
         """
         by_block = self._by_block(changes)
+        as_json(reason, "reason")
 
         def write(connection: Connection) -> None:
             found: list[Problem] = []
@@ -76,7 +77,8 @@ class Author:
                     found += error.problems
                     continue
                 if block != valid_content(domain, row.content):
-                    replace_active(connection, self._place, domain, key, row, block)
+                    changed = {parts[0] for parts, _ in by_block[name]}
+                    replace_active(connection, self._place, domain, row, block, changed)
 
             if found:
                 raise InvalidValue(found)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime  # noqa: TC003  # pydantic reads the annotation of _with_zone
+from datetime import UTC, datetime  # pydantic reads the annotation of _with_zone
 from typing import Any, ClassVar, NoReturn, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
@@ -138,10 +138,14 @@ class Block(BaseModel):
         cls.model_rebuild(force=True)
         cls.__domain__ = Domain(domain, keyed, cls, tuple(columns))
         try:
-            cls.model_validate_json(cls().model_dump_json(), strict=True)
+            defaults = cls()
+            stored = cls.model_validate_json(defaults.model_dump_json(), strict=True)
         except ValidationError as error:
             told = "; ".join(map(str, problems(domain, error)))
             _refuse(cls, f"its defaults are not valid: {told}", error)
+        for name in cls.model_fields:
+            if getattr(stored, name) != getattr(defaults, name):
+                _refuse(cls, f"its defaults are not valid: {domain}.{name} would not come back from JSON as it is")
 
     @model_validator(mode="after")
     def _freeze_containers(self) -> Self:
@@ -153,8 +157,13 @@ class Block(BaseModel):
 
 
 def _with_zone(at: datetime | None) -> datetime | None:
-    if at is not None and at.tzinfo is None:
-        raise ValueError("the time has no zone")
+    if at is not None:
+        if at.tzinfo is None:
+            raise ValueError("the time has no zone")
+        try:
+            at.astimezone(UTC)
+        except OverflowError:
+            raise ValueError("the time is out of range in UTC") from None
     return at
 
 

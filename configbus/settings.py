@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 import socket
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 PREFIX = "CONFIGBUS_"
 ENVIRONMENT_RULE = "but must be 1 to 63 of a-z, 0-9 and -, beginning with a letter"
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+SCHEMA = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}", re.ASCII)
 FORMATS = ("console", "json")
 
 
@@ -100,8 +102,11 @@ def _check(settings: Settings) -> None:
             raise SettingsError(f"{PREFIX}{name.upper()} is {value!r}, {ENVIRONMENT_RULE}")
     if not settings.domains:
         raise SettingsError(f"{PREFIX}DOMAINS names no module; configbus.domains is the built-in one")
-    if not settings.schema or settings.schema.startswith("pg_") or len(settings.schema.encode()) > 63:  # noqa: PLR2004  # Postgres' limit
-        raise SettingsError(f"{PREFIX}SCHEMA is {settings.schema!r}, which Postgres does not allow as a schema")
+    if not SCHEMA.fullmatch(settings.schema) or settings.schema.startswith("pg_"):
+        raise SettingsError(
+            f"{PREFIX}SCHEMA is {settings.schema!r}, but must be 1 to 63 of a-z, A-Z, 0-9, _ and -,"
+            " beginning with a letter, and not with pg_"
+        )
     if settings.log_level.upper() not in LEVELS:
         raise SettingsError(f"{PREFIX}LOG_LEVEL is {settings.log_level!r}; it may be {', '.join(LEVELS)}")
     if settings.log_format not in FORMATS:

@@ -22,9 +22,10 @@ from configbus.block import Block, problems
 from configbus.errors import InvalidValue, Problem, UnknownField
 from configbus.fields import nested_models
 from configbus.names import near
+from configbus.wire import entry_text, read_value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from configbus.block import Domain
 
@@ -35,27 +36,55 @@ INT_BITS = 1024
 DECIMAL_TEXT = re.compile(r"[+-]?[0-9]{1,1000}(\.[0-9]{0,1000})?([eE][+-]?[0-9]{1,3})?", re.ASCII)
 
 
-def with_values(domain: Domain, name: str, content: Mapping[str, Any], given: Sequence[tuple[list[str], Any]]) -> Block:
-    """The block that content becomes when values are put at paths of field and nested parts.
+def with_values(domain: Domain, name: str, content: Mapping[str, str], given: Sequence[tuple[list[str], Any]]) -> Block:
+    """The block that content (a JSON text for each field) becomes when values are put at paths of field and parts.
 
     Raises UnknownField for a path that is not there, InvalidValue with every problem found.
     """
-    document: dict[str, Any] = json.loads(json.dumps(content))
+    texts = dict(content)
+    documents: dict[str, Any] = {}
     found: list[Problem] = []
     for parts, value in given:
+        if parts[0] not in domain.model.model_fields:
+            raise UnknownField(f"{domain.name} has no {parts[0]!r}", near(parts[0], domain.model.model_fields))
         try:
-            _put(document, domain, parts, as_value(value, ".".join((name, *parts))))
+            plain = as_value(value, ".".join((name, *parts)))
         except InvalidValue as error:
             found += error.problems
+            continue
+        if len(parts) > 1:
+            whole = documents.get(parts[0], read_value(texts[parts[0]]))
+            _put(whole, name, parts, plain)
+            plain = whole
+        documents[parts[0]] = plain
+        texts[parts[0]] = json.dumps(plain)
     try:
-        block = domain.model.model_validate_json(json.dumps(document), strict=True, extra="forbid")
+        block = domain.model.model_validate_json(entry_text(texts.items()), strict=True, extra="forbid")
     except ValidationError as error:
         raise InvalidValue([*found, *_with_near(domain, problems(name, error))]) from error
-    for field in {parts[0] for parts, _ in given}:
-        found += _bent_numbers(document[field], getattr(block, field), f"{name}.{field}")
+    for field, document in documents.items():
+        found += _bent_numbers(document, getattr(block, field), f"{name}.{field}")
     if found:
         raise InvalidValue(found)
     return block
+
+
+def _put(document: Any, name: str, parts: list[str], value: Any) -> None:
+    place = document
+    for part in parts[1:-1]:
+        place = place.get(part) if isinstance(place, dict) else None
+    known = place if isinstance(place, dict) else {}
+    if parts[-1] not in known:
+        raise UnknownField(f"{name} has no {'.'.join(parts)!r}", near(parts[-1], known))
+    known[parts[-1]] = value
+
+
+def valid_content(domain: Domain, content: Mapping[str, str]) -> Block | None:
+    """The block that content is, or None where raw SQL has put in what the model refuses."""
+    try:
+        return domain.model.model_validate_json(entry_text(content.items()), strict=True)
+    except ValidationError:
+        return None
 
 
 def as_value(value: Any, path: str) -> Any:
@@ -64,25 +93,6 @@ def as_value(value: Any, path: str) -> Any:
     if (size := len(json.dumps(plain))) > VALUE_BYTES:
         raise InvalidValue([Problem(path, f"the value has {size} bytes, {VALUE_BYTES} are allowed")])
     return plain
-
-
-def _put(document: dict[str, Any], domain: Domain, parts: list[str], value: Any) -> None:
-    place: Any = document
-    known: Iterable[str] = domain.model.model_fields
-    for part in parts[:-1]:
-        place = place.get(part) if isinstance(place, dict) else None
-        known = place if isinstance(place, dict) else ()
-    if parts[-1] not in known:
-        raise UnknownField(f"{domain.name} has no {'.'.join(parts)!r}", near(parts[-1], known))
-    place[parts[-1]] = value
-
-
-def valid_content(domain: Domain, content: Mapping[str, Any]) -> Block | None:
-    """The block that content is, or None where raw SQL has put in what the model refuses."""
-    try:
-        return domain.model.model_validate_json(json.dumps(content), strict=True)
-    except ValidationError:
-        return None
 
 
 def as_json(value: Any, path: str, depth: int = 0) -> Any:

@@ -25,9 +25,11 @@ EMPTY_STATE = "0" * 32
 HEX = re.compile(r"[0-9a-f]{32}", re.ASCII)
 NUMBER = re.compile(r"0|[1-9][0-9]{0,14}", re.ASCII)
 STAMP = re.compile(r"[0-9]{1,18}", re.ASCII)
+INT_DIGITS = 1000
+"""Longer whole numbers are read inexactly; what is stored and compared are texts."""
 HEAD_FIELDS = ("bus", "v", "system", "epoch", "revision", "state", "check")
 
-_decoder = json.JSONDecoder()
+_decoder = json.JSONDecoder(parse_int=lambda digits: int(digits) if len(digits) < INT_DIGITS else float(digits))
 
 
 class Malformed(Exception):
@@ -260,7 +262,17 @@ def make_entry(name: str, fields: list[tuple[str, str]], digest: str) -> Entry:
 
 def entry_fields(entry: Entry) -> dict[str, str]:
     """The hash fields of an entry: each value's own text, untouched."""
-    return {name: entry.text[start:end] for name, start, end, _ in _pairs(entry.text, 0)}
+    return members(entry.text)
+
+
+def members(text: str) -> dict[str, str]:
+    """The members of a JSON object, each value as its own text."""
+    return {name: text[start:end] for name, start, end, _ in _pairs(text, 0)}
+
+
+def read_value(text: str) -> Any:
+    """A member's text as Python has it."""
+    return _decoder.decode(text)
 
 
 def _entry(name: str, text: str, envelope: Any) -> Entry:
@@ -313,7 +325,7 @@ def _after_space(text: str, position: int) -> int:
 
 def _value(field: str, text: str) -> Any:
     try:
-        return json.loads(text)
+        return read_value(text)
     except (ValueError, RecursionError) as error:
         raise Malformed(f"{field} is not JSON") from error
 

@@ -51,6 +51,7 @@ def get(
     from configbus.catalogue import load_catalogue
     from configbus.store.connect import Place, connected
     from configbus.store.versions import active_row
+    from configbus.wire import read_value
 
     settings = settings_of(database_url=database_url, environment=environment)
     catalogue = load_catalogue(settings.domains)
@@ -61,16 +62,19 @@ def get(
     with connected(settings.require("database_url")) as connection:
         place = Place(settings.schema, settings.environment)
         row = active_row(connection, place, domain, split_block(name)[1])
-    value: Any = row.content
-    for part in parts:
-        value = _inside(value, part, path)
+    if parts:
+        value = read_value(row.content[parts[0]])
+        for part in parts[1:]:
+            value = _inside(value, part, path)
+    else:
+        value = {field.name: read_value(row.content[field.name]) for field in domain.columns}
     if as_json:
         typer.echo(json.dumps({"path": path, "value": value, "version": row.version, "id": str(row.id)}))
-    elif isinstance(value, dict) and not parts:
-        for field in domain.columns:
-            typer.echo(f"{field.name} = {_shown(value[field.name])}")
-    else:
+    elif parts:
         typer.echo(_shown(value))
+    else:
+        for field, part in value.items():
+            typer.echo(f"{field} = {_shown(part)}")
 
 
 def set_(

@@ -201,14 +201,15 @@ def _compare(settings: Settings, workers: list[_Worker]) -> None:
     from configbus.store.connect import Place, connected
     from configbus.store.releases import newest_head
     from configbus.store.versions import active_row
+    from configbus.wire import read_value
 
     place, catalogue = Place(settings.schema, settings.environment), load_catalogue(settings.domains)
     with connected(settings.require("database_url")) as connection:
         head = newest_head(connection, place)
         truth = {
-            f"{domain.name}.{name}": str(value)
+            f"{domain.name}.{name}": str(read_value(text))
             for domain in catalogue
-            for name, value in active_row(connection, place, domain, "").content.items()
+            for name, text in active_row(connection, place, domain, "").content.items()
         }
     for worker in workers:
         held = [worker.told["epoch"], worker.told["revision"], *(worker.told[path] for path in SHOWN)]

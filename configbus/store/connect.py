@@ -61,7 +61,7 @@ def make_engine(url: str, seconds: float = CONNECT_SECONDS, pool: type[Pool] | N
     arguments = {"connect_timeout": max(1, math.ceil(seconds)), "application_name": "configbus", **KEEPALIVE}
     try:
         return create_engine(make_url(driver_url(url)), connect_args=arguments, poolclass=pool, pool_pre_ping=True)
-    except exc.ArgumentError as error:
+    except (exc.ArgumentError, ValueError) as error:
         raise SettingsError("CONFIGBUS_DATABASE_URL is not a URL that Postgres understands") from error
 
 

@@ -23,6 +23,13 @@ if TYPE_CHECKING:
     from configbus.catalogue import Catalogue
 
 LOCK = "SELECT pg_advisory_xact_lock(hashtext('configbus migrate'), hashtext(:schema))"
+DOMAIN_TABLES = """
+    SELECT DISTINCT c.relname FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid
+    WHERE t.tgfoid = '{schema}.capture'::regproc"""
+LATER_RELEASES = "SELECT count(*) FROM {schema}.release WHERE reason IS DISTINCT FROM 'migrate'"
+LATER_ROWS = """
+    SELECT count(*) FROM {schema}.{table}
+    WHERE NOT (status IN ('default', 'active') AND version = 1 AND key = '')"""
 FIRST_ROWS = {"default": "System Defaults", "active": "Active Configuration"}
 
 
@@ -56,18 +63,12 @@ def downgrade(connection: Connection, schema: str, revision: str) -> None:
     MigrationRefused while there is more than the first rows: going down would lose it.
     """
     connection.execute(text(LOCK), {"schema": schema})
-    present = inspect(connection).get_table_names(schema=schema)
-    if "release" not in present:
+    if not inspect(connection).has_table("release", schema=schema):
         raise MigrationRefused(f"there is nothing of configbus in schema {schema!r}")
-    tables = [name for name in present if name.endswith("_config")]
-    kept = connection.scalar(
-        sql("SELECT count(*) FROM {schema}.release WHERE reason IS DISTINCT FROM 'migrate'", schema)
-    )
-    kept = (kept or 0) + sum(
-        connection.scalar(
-            sql("SELECT count(*) FROM {schema}.{table} WHERE status IN ('draft', 'archived')", schema, table)
-        )
-        for table in tables
+    tables = connection.scalars(sql(DOMAIN_TABLES, schema)).all()
+    kept = sum(
+        connection.scalar(sql(statement, schema, table)) or 0
+        for statement, table in [(LATER_RELEASES, ""), *((LATER_ROWS, table) for table in tables)]
     )
     if kept:
         raise MigrationRefused(

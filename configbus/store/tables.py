@@ -6,6 +6,7 @@ Built-in and user domains go through it alike, so bounds declared on a model hol
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from decimal import Decimal
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -48,9 +49,11 @@ TYPES: dict[str, type[TypeEngine[Any]]] = {
     "text": Text,
     "uuid": Uuid,
     "float": Double,
-    "json": JSONB,
 }
-INFINITE = {"numeric": "{0} NOT IN ('NaN', 'Infinity', '-Infinity')", "timestamp": "isfinite({0})"}
+INFINITE = {
+    "numeric": "{0} NOT IN ('NaN', 'Infinity', '-Infinity')",
+    "timestamp": "{0} >= '0001-01-01 00:00:00+00' AND {0} < '10000-01-01 00:00:00+00'",
+}
 INFINITE["float"] = INFINITE["numeric"]
 CONTENT_PAIRS = 40
 """Fields per jsonb_build_object: Postgres allows a function 100 arguments."""
@@ -81,9 +84,9 @@ def config_table(domain: Domain, schema: str) -> Table:
         TableColumn("updated_by", Text, nullable=False),
         TableColumn("activated_at", instant),
         TableColumn("activated_by", Text),
-        CheckConstraint(key_rule, name="key_rule"),
+        CheckConstraint(key_rule, name="key_allowed"),
         *(check for column in domain.columns for check in _checks(column)),
-        *(CheckConstraint(sql, name=f"{name}_rule") for name, sql in domain.model.table_checks.items()),
+        *(_check(sql, f"{name}_rule") for name, sql in domain.model.table_checks.items()),
         Index(
             f"{domain.table}_one_active",
             "environment",
@@ -122,8 +125,9 @@ def content_function(domain: Domain, schema: str) -> str:
     chunks = [pairs[start : start + CONTENT_PAIRS] for start in range(0, len(pairs), CONTENT_PAIRS)]
     objects = " || ".join(f"jsonb_build_object({', '.join(chunk)})" for chunk in chunks)
     place = quoted(schema)
+    exact = " SET extra_float_digits = 1" if any(column.kind == "float" for column in domain.columns) else ""
     return (
-        f"CREATE OR REPLACE FUNCTION {place}.content(r {place}.{domain.table}) RETURNS jsonb LANGUAGE sql STABLE"
+        f"CREATE OR REPLACE FUNCTION {place}.content(r {place}.{domain.table}) RETURNS jsonb LANGUAGE sql STABLE{exact}"
         f" AS $$ SELECT {objects.replace('{schema}', place)} $$"
     )
 
@@ -135,6 +139,8 @@ def _column(column: Column, domain: Domain) -> TableColumn[Any]:
         kind = Numeric(column.digits, column.places)
     elif column.kind == "timestamp":
         kind = TIMESTAMP(timezone=True)
+    elif column.kind == "json":
+        kind = JSONB(none_as_null=True)
     else:
         kind = TYPES[column.kind]()
     return TableColumn(
@@ -159,28 +165,37 @@ def _text(value: str) -> str:
 
 
 def _checks(column: Column) -> Iterator[CheckConstraint]:
-    name = column.name
+    name = quoted(column.name)
     if column.kind in INFINITE:
-        yield CheckConstraint(INFINITE[column.kind].format(name), name=f"{name}_finite")
+        yield _check(INFINITE[column.kind].format(name), f"{column.name}_finite")
     if column.bounds:
-        rule = " AND ".join(f"{name} {operator} {bound}" for operator, bound in column.bounds)
-        yield CheckConstraint(rule, name=f"{name}_range")
+        rule = " AND ".join(f"{name} {operator} {_bound(bound)}" for operator, bound in column.bounds)
+        yield _check(rule, f"{column.name}_range")
     if column.choices:
         listed = ", ".join(map(_text, column.choices))
-        yield CheckConstraint(f"{name} IN ({listed})", name=f"{name}_choice")
+        yield _check(f"{name} IN ({listed})", f"{column.name}_choice")
     lengths = [(">=", column.min_length), ("<=", column.max_length)]
     if rule := " AND ".join(f"char_length({name}) {op} {limit}" for op, limit in lengths if limit is not None):
-        yield CheckConstraint(rule, name=f"{name}_length")
+        yield _check(rule, f"{column.name}_length")
+
+
+def _check(rule: str, name: str) -> CheckConstraint:
+    return CheckConstraint(text(_escaped(rule)), name=name)
+
+
+def _bound(bound: Any) -> str:
+    return _text(bound.isoformat()) if isinstance(bound, datetime) else str(bound)
 
 
 def _canonical(column: Column) -> str:
+    name = quoted(column.name)
     match column.kind:
         case "numeric":
-            return f"r.{column.name}::text"
+            return f"r.{name}::text"
         case "timestamp":
-            return f"{{schema}}.instant(r.{column.name})"
+            return f"{{schema}}.instant(r.{name})"
         case _:
-            return f"r.{column.name}"
+            return f"r.{name}"
 
 
 def _programs(domain: Domain, schema: str) -> Iterator[str]:

@@ -6,13 +6,14 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import insert, text, update
+from sqlalchemy import bindparam, insert, select, text, update
 
 from configbus.errors import Conflict, UnknownBlock
 from configbus.names import block_name
 from configbus.store.connect import Place, sql
 from configbus.store.releases import newest_head
 from configbus.store.tables import config_table
+from configbus.wire import members
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -22,20 +23,21 @@ if TYPE_CHECKING:
     from configbus.block import Block, Domain
 
 LOCK_ATTEMPTS = 200
+COPIED = ("environment", "key", "name", "description")
 ACTIVE = (
-    "SELECT t.id, t.name, t.version, {schema}.content(t) AS content FROM {schema}.{table} AS t"
+    "SELECT t.id, t.name, t.version, {schema}.content(t)::text AS content FROM {schema}.{table} AS t"
     " WHERE environment = :environment AND key = :key AND status = 'active'"
 )
 
 
 @dataclass(frozen=True, slots=True)
 class ActiveRow:
-    """The active row of a block; `content` is canonical, by field."""
+    """The active row of a block; `content` holds the canonical JSON text of each field."""
 
     id: UUID
     name: str
     version: int
-    content: dict[str, Any]
+    content: dict[str, str]
 
 
 def begin_authoring(connection: Connection, actor: str, reason: str | None, *, publishes: bool) -> None:
@@ -80,30 +82,28 @@ def lock_active(connection: Connection, place: Place, domain: Domain, key: str) 
 def _select_active(connection: Connection, place: Place, domain: Domain, key: str, statement: str) -> ActiveRow | None:
     where = {"environment": place.environment, "key": key}
     row = connection.execute(sql(statement, place.schema, domain.table), where).one_or_none()
-    return ActiveRow(row.id, row.name, row.version, row.content) if row is not None else None
+    return ActiveRow(row.id, row.name, row.version, members(row.content)) if row is not None else None
 
 
 def replace_active(
-    connection: Connection, place: Place, domain: Domain, key: str, row: ActiveRow, block: Block
+    connection: Connection, place: Place, domain: Domain, row: ActiveRow, block: Block, changed: set[str]
 ) -> None:
-    """Archive the active row, then put a new active row with this content in its place."""
+    """Archive the active row and activate a new one, a copy in which the changed fields are those of the block.
+
+    What is not changed is copied by Postgres, so that no digit of it goes through Python.
+    """
     table = config_table(domain, place.schema)
     connection.execute(update(table).where(table.c.id == row.id).values(status="archived"))
-    connection.execute(
-        insert(table).values(
-            environment=place.environment,
-            key=key,
-            name=row.name,
-            status="active",
-            version=row.version + 1,
-            **column_values(domain, block),
-        )
-    )
+    values = {"status": "active", "version": row.version + 1} | column_values(domain, block, changed)
+    copied = [column for column in COPIED if column not in values]
+    copied += [column.name for column in domain.columns if column.name not in values]
+    given = [bindparam(None, value, type_=table.c[name].type) for name, value in values.items()]
+    source = select(*given, *(table.c[name] for name in copied)).where(table.c.id == row.id)
+    connection.execute(insert(table).from_select([*values, *copied], source, include_defaults=False))
 
 
-def column_values(domain: Domain, block: Block) -> dict[str, Any]:
-    """A block's values as its columns take them."""
-    nested = {column.name for column in domain.columns if column.kind == "json"}
-    documents = json.loads(block.model_dump_json(include=nested)) if nested else {}
-    plain = {column.name: getattr(block, column.name) for column in domain.columns if column.name not in nested}
-    return plain | documents
+def column_values(domain: Domain, block: Block, names: set[str]) -> dict[str, Any]:
+    """These fields of a block as their columns take them."""
+    dumped = json.loads(block.model_dump_json(include=names)) if names else {}
+    plain = {column.name for column in domain.columns if column.kind in ("numeric", "timestamp", "uuid")}
+    return {name: getattr(block, name) if name in plain else value for name, value in dumped.items()}

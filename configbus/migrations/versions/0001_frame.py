@@ -17,9 +17,7 @@ depends_on = None
 def upgrade() -> None:
     options = context.config.attributes
     script = Path(__file__).with_suffix(".sql").read_text(encoding="utf8")
-    script = script.replace("{schema}", options["quoted_schema"]).replace(
-        "{channel}", options["schema"].replace("'", "''")
-    )
+    script = script.replace("{schema}", options["quoted_schema"]).replace("{channel}", options["schema"])
     op.get_bind().exec_driver_sql(script.replace("%", "%%"))
 
 

@@ -127,7 +127,8 @@ END $$;
 -- those that were live before it, so that one row shows the change.
 CREATE FUNCTION {schema}.audit() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
-    content_of text := 'SELECT {schema}.content($1) || jsonb_build_object(''name'', $1.name, ''status'', $1.status)';
+    content_of text := 'SELECT {schema}.content($1) || jsonb_build_object(''name'', $1.name, ''status'', $1.status,'
+                       ' ''description'', $1.description)';
     subject record := CASE WHEN TG_OP = 'DELETE' THEN OLD ELSE NEW END;
     block text := TG_ARGV[0] || CASE subject.key WHEN '' THEN '' ELSE '/' || subject.key END;
     action text := CASE TG_OP WHEN 'INSERT' THEN 'create' ELSE lower(TG_OP) END;
@@ -142,7 +143,7 @@ BEGIN
     END IF;
     IF TG_OP <> 'DELETE' AND NEW.status = 'active' AND (TG_OP = 'INSERT' OR OLD.status <> 'active') THEN
         action := 'activate';
-        after := after - 'status' - 'name';
+        after := after - ARRAY['status', 'name', 'description'];
         SELECT content INTO before FROM {schema}.release_block
         WHERE environment = NEW.environment AND name = block ORDER BY revision DESC LIMIT 1;
     ELSIF TG_OP = 'UPDATE' AND NEW.status = 'archived' THEN
