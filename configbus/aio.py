@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
 from configbus import follow
 from configbus.aiolink import AsyncLink
-from configbus.bus import Reads, check_callback, now, plan, reached, read_store, report
 from configbus.change import Change, Pending, changes_between, read_target
 from configbus.errors import Closed, ConfigBusError, NotInTime, Unavailable
 from configbus.follow import ANSWER_SECONDS, DONE, Failed
 from configbus.link import looking_commands, pushed, reading_commands, reading_of
 from configbus.log import log
+from configbus.reads import Reads, check_callback, now, plan, reached, read_store, report
 from configbus.snapshot import LIVE_SECONDS, Snapshot, State
 from configbus.wire import Malformed
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Generator, Iterable
 
     from configbus.block import Block
-    from configbus.bus import Plan
+    from configbus.reads import Plan
     from configbus.wire import Release
 
     Callback = Callable[[Change[Any]], object]
@@ -42,7 +42,9 @@ DRAIN_TURNS = 4
 class Subscription:
     """What `on_change` returns; also what `changes` waits on. Calls in order, never two at once."""
 
-    def __init__(self, pending: Pending) -> None:
+    def __init__(self, pending: Pending, siblings: list[Subscription]) -> None:
+        self._siblings = siblings
+        self._siblings.append(self)
         self._pending = pending
         self._ready = asyncio.Event()
         self.cancelled = False
@@ -56,6 +58,8 @@ class Subscription:
     def cancel(self) -> None:
         """Call no more; a call that runs now runs to its end."""
         self.cancelled = True
+        if self in self._siblings:
+            self._siblings.remove(self)
         self._ready.set()
 
     async def next(self) -> Change[Any] | None:
@@ -74,8 +78,18 @@ class Subscription:
                 outcome = callback(change)
                 if inspect.isawaitable(outcome):
                     await outcome
+            except asyncio.CancelledError:
+                if _is_cancelled():
+                    raise
+                log.exception("callback_failed", block=change.block_name, revision=change.revision)
             except Exception:
                 log.exception("callback_failed", block=change.block_name, revision=change.revision)
+
+
+def _is_cancelled() -> bool:
+    """Whether the current task itself is being cancelled, and not something that its callback waited for."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 class AsyncConfigBus(Reads):
@@ -85,7 +99,8 @@ class AsyncConfigBus(Reads):
         self._plan = the_plan
         self._environment = the_plan.settings.environment
         url = the_plan.settings.require("redis_url")
-        self._push, self._poll = AsyncLink(url, None), AsyncLink(url, ANSWER_SECONDS)
+        name = the_plan.settings.worker
+        self._push, self._poll = AsyncLink(url, name), AsyncLink(url, name)
         self._poll_lock = asyncio.Lock()
         self._started = False
         self._closed = False
@@ -93,7 +108,9 @@ class AsyncConfigBus(Reads):
         self._reading: asyncio.Task[Any] | None = None
         self._nudged: asyncio.Future[None] | None = None
         self._turned: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._refreshers: list[asyncio.Future[str | None]] = []
+        self._tickets = 0
+        self._handed_over = 0
+        self._refreshers: dict[int, asyncio.Future[str | None]] = {}
         self._subscriptions: list[Subscription] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._follower = the_plan.follower()
@@ -159,8 +176,9 @@ class AsyncConfigBus(Reads):
         """Look at Redis now and return when that is done. Raises Unavailable or NotInTime."""
         self._refuse_closed("refresh")
         answer: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
-        self._refreshers.append(answer)
-        self._post(follow.Refresh())
+        self._tickets += 1
+        self._refreshers[self._tickets] = answer
+        self._nudge()
         try:
             fault = await asyncio.wait_for(answer, timeout)
         except TimeoutError:
@@ -169,20 +187,25 @@ class AsyncConfigBus(Reads):
             raise Unavailable("Redis", fault)
 
     async def close(self) -> None:
-        """Follow no more; reads go on serving the last values. May be called twice, and from a callback."""
+        """Follow no more; reads go on serving the last values. May be called twice, and from a callback.
+
+        Callbacks that wait for something are cancelled.
+        """
         if self._closed:
             return
         self._closed = True
         self._vouched = None
-        subscriptions, self._subscriptions = self._subscriptions, []
-        for subscription in subscriptions:
+        for subscription in list(self._subscriptions):
             subscription.cancel()
         self._turn()
         own = asyncio.current_task()
         others = [task for task in self._tasks if task is not own]
         for task in others:
             task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        self._nudge()
+        self._answer_refreshers(self._tickets, "the bus was closed")
+        if others:
+            await asyncio.wait(others, timeout=2 * ANSWER_SECONDS)
         await self._drop_reading()
         await self._push.close()
         await self._poll.close()
@@ -200,8 +223,7 @@ class AsyncConfigBus(Reads):
 
     def _subscribe(self, target: str | type[Block]) -> Subscription:
         self._refuse_closed("on_change")
-        subscription = Subscription(Pending(read_target(target, self._plan.catalogue)))
-        self._subscriptions.append(subscription)
+        subscription = Subscription(Pending(read_target(target, self._plan.catalogue)), self._subscriptions)
         for change in changes_between(None, self._snapshot):
             subscription.offer(change)
         return subscription
@@ -230,12 +252,12 @@ class AsyncConfigBus(Reads):
         turned.set_result(None)
 
     async def _follow(self) -> None:
-        while True:
+        while not self._closed:
             try:
                 self._follower.now = now()
                 steps = self._follower.run()
                 command = next(steps)
-                while True:
+                while not self._closed:
                     event = await self._perform(command)
                     command = steps.send((event, now()))
             except Exception:
@@ -257,27 +279,24 @@ class AsyncConfigBus(Reads):
                 return await self._ask(command)
             case follow.Wait(shortest, longest):
                 return await self._pause(random.uniform(shortest, longest))  # noqa: S311  # jitter, not a secret
-            case follow.Refreshed(fault):
-                waiting, self._refreshers = self._refreshers, []
-                for answer in waiting:
-                    if not answer.done():
-                        answer.set_result(fault)
+            case follow.Refreshed(ticket, fault):
+                self._answer_refreshers(ticket, fault)
             case follow.Report(level, event, facts):
-                report(level, event, facts, self._environment)
+                report(level, event, facts, self._plan.settings)
         return DONE
 
     async def _ask(self, command: follow.Subscribe | follow.Ping | follow.Read | follow.ReadStore) -> follow.Event:
         try:
             match command:
-                case follow.Subscribe():
+                case follow.Subscribe(seconds):
                     await self._drop_reading()
                     await self._push.close()
-                    await self._push.send(("SUBSCRIBE", self._plan.keys.channel))
+                    await self._push.send(("SUBSCRIBE", self._plan.keys.channel), seconds=seconds)
                 case follow.Ping():
                     await self._push.send(("PING",))
-                case follow.Read(names):
+                case follow.Read(names, seconds):
                     async with self._poll_lock:
-                        replies = await self._poll.call(*reading_commands(self._plan.keys, names))
+                        replies = await self._poll.call(*reading_commands(self._plan.keys, names), seconds=seconds)
                     return reading_of(replies, names)
                 case follow.ReadStore(seconds):
                     return await asyncio.to_thread(read_store, self._plan.settings, seconds)
@@ -288,6 +307,8 @@ class AsyncConfigBus(Reads):
     async def _receive(self, until: float) -> follow.Event:
         drained = False
         while True:
+            if (refresh := self._wanted_refresh()) is not None:
+                return refresh
             if self._inbox:
                 return self._inbox.popleft()
             if self._reading is None:
@@ -300,6 +321,8 @@ class AsyncConfigBus(Reads):
                     return follow.Lost(str(error))
                 return pushed(done.result())
             remaining = until - now()
+            if self._closed:
+                return follow.Nothing()
             if remaining > 0:
                 await self._sleep(remaining)
             elif drained:
@@ -309,12 +332,22 @@ class AsyncConfigBus(Reads):
                     await asyncio.sleep(0)
                 drained = True
 
+    def _wanted_refresh(self) -> follow.Refresh | None:
+        if self._tickets == self._handed_over:
+            return None
+        self._handed_over = self._tickets
+        return follow.Refresh(self._handed_over)
+
+    def _answer_refreshers(self, ticket: int, fault: str | None) -> None:
+        for number in [number for number in self._refreshers if number <= ticket]:
+            if not (answer := self._refreshers.pop(number)).done():
+                answer.set_result(fault)
+
     async def _pause(self, seconds: float) -> follow.Event:
         until = now() + seconds
-        while (remaining := until - now()) > 0:
-            if follow.Refresh() in self._inbox:
-                self._inbox.remove(follow.Refresh())
-                return follow.Refresh()
+        while not self._closed and (remaining := until - now()) > 0:
+            if (refresh := self._wanted_refresh()) is not None:
+                return refresh
             await self._sleep(remaining)
         return DONE
 
@@ -352,6 +385,9 @@ class AsyncConfigBus(Reads):
             self._post(follow.Looked(asked, generation, reading.time, reading.head))
         except (ConfigBusError, Malformed) as error:
             self._post(follow.LookFailed(str(error)))
+        except Exception as error:
+            log.exception("look_failed", environment=self._environment)
+            self._post(follow.LookFailed(repr(error)))
 
     async def _watch_state(self, callback: Callable[[State, State], object], told: State) -> None:
         while True:
@@ -362,6 +398,10 @@ class AsyncConfigBus(Reads):
                 outcome = callback(told, state)
                 if inspect.isawaitable(outcome):
                     await outcome
+            except asyncio.CancelledError:
+                if _is_cancelled():
+                    raise
+                log.exception("callback_failed", state=str(state))
             except Exception:
                 log.exception("callback_failed", state=str(state))
             told = state

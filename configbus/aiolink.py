@@ -11,7 +11,7 @@ from redis.backoff import NoBackoff
 
 from configbus.errors import SettingsError, Unavailable
 from configbus.follow import ANSWER_SECONDS
-from configbus.link import FAULTS, options
+from configbus.link import BAD_URL, FAULTS, options
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
@@ -20,46 +20,46 @@ if TYPE_CHECKING:
 class AsyncLink:
     """A connection that is opened on first use and dropped at the first fault; `generation` counts openings."""
 
-    def __init__(self, url: str, seconds: float | None) -> None:
-        """`seconds` limits every answer; None for a connection that waits for what is pushed."""
-        limits = options(ANSWER_SECONDS) | {"socket_timeout": seconds}
+    def __init__(self, url: str, worker: str) -> None:
         try:
-            pool = redis.asyncio.ConnectionPool.from_url(url, retry=Retry(NoBackoff(), 0), **limits)
-        except ValueError as error:
-            raise SettingsError(f"CONFIGBUS_REDIS_URL is not a Redis URL: {error}") from error
+            pool = redis.asyncio.ConnectionPool.from_url(url)
+        except ValueError:
+            raise SettingsError(BAD_URL) from None
+        pool.connection_kwargs |= options(None, worker) | {"retry": Retry(NoBackoff(), 0)}
         self._connection: Any = pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py leaves it so
         self._open = False
         self.generation = 0
 
-    async def send(self, *commands: Sequence[Any]) -> None:
-        """Send commands without reading their replies. Raises Unavailable."""
+    async def send(self, *commands: Sequence[Any], seconds: float = ANSWER_SECONDS) -> None:
+        """Send commands without reading their replies; at most so many seconds. Raises Unavailable."""
         if not self._open:
-            await self._guarded(self._connection.connect())
+            await self._guarded(self._connection.connect(), seconds)
             self._open = True
             self.generation += 1
         packed = self._connection.pack_commands(commands)
-        await self._guarded(self._connection.send_packed_command(packed))
+        await self._guarded(self._connection.send_packed_command(packed), seconds)
 
     async def receive(self) -> Any:
         """The next reply. Raises Unavailable for a fault of the connection and for an error reply."""
-        return await self._guarded(self._connection.read_response())
+        return await self._guarded(self._connection.read_response(), None)
 
-    async def call(self, *commands: Sequence[Any]) -> list[Any]:
+    async def call(self, *commands: Sequence[Any], seconds: float = ANSWER_SECONDS) -> list[Any]:
         """Send commands at once and return their replies. Raises Unavailable; then the connection is dropped."""
-        await self.send(*commands)
-        return [await self.receive() for _ in commands]
+        await self.send(*commands, seconds=seconds)
+        return [await self._guarded(self._connection.read_response(), seconds) for _ in commands]
 
     async def close(self) -> None:
         """Drop the connection; the next use opens a new one."""
         self._open = False
         await self._connection.disconnect(nowait=True)
 
-    async def _guarded(self, action: Awaitable[Any]) -> Any:
+    async def _guarded(self, action: Awaitable[Any], seconds: float | None) -> Any:
         try:
-            return await action
+            async with asyncio.timeout(seconds):
+                return await action
         except FAULTS as error:
             await self.close()
-            raise Unavailable("Redis", str(error)) from error
+            raise Unavailable("Redis", str(error) or f"no answer within {seconds} s") from error
         except asyncio.CancelledError:
             await self.close()
             raise

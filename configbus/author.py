@@ -135,14 +135,17 @@ class Author:
     def _publish(self, connection: Connection, publisher: Publisher, release: Published) -> None:
         """Publish right after commit. The release stands, whatever happens here: the relay will see to it."""
         try:
-            if not publisher.publish(release):
-                publisher.bring_up(connection)
+            with translated():
+                if not publisher.publish(release):
+                    publisher.bring_up(connection)
+                with connection.begin():
+                    connection.execute(
+                        text("SELECT pg_notify(:channel, :environment)"),
+                        {"channel": self._settings.schema, "environment": self._settings.environment},
+                    )
         except Superseded:
             raise
         except ConfigBusError as error:
             log.warning("publish_left_to_relay", revision=release.head.revision, reason=str(error))
-        with connection.begin():
-            connection.execute(
-                text("SELECT pg_notify(:channel, :environment)"),
-                {"channel": self._settings.schema, "environment": self._settings.environment},
-            )
+        except Exception:
+            log.exception("publish_left_to_relay", revision=release.head.revision)

@@ -42,6 +42,8 @@ class Catalogue:
 
     def require_field(self, domain: Domain, field: str) -> None:
         """UnknownField, naming near misses, unless the domain has that field."""
+        if not field:
+            raise UnknownField(f"{domain.name!r} is a whole block; name a field of it: {domain.name}.FIELD")
         if field not in domain.model.model_fields:
             raise UnknownField(f"{domain.name} has no field {field!r}", near(field, domain.model.model_fields))
 

@@ -15,12 +15,12 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from configbus import follow
-from configbus.bus import Reads, check_callback, now, plan, reached, read_store, report
 from configbus.change import Change, Pending, changes_between, read_target
 from configbus.errors import Closed, ConfigBusError, NotInTime, Unavailable
 from configbus.follow import ANSWER_SECONDS, DONE, Failed
 from configbus.link import Link, looking_commands, pushed, reading_commands, reading_of
 from configbus.log import log
+from configbus.reads import Reads, check_callback, now, plan, reached, read_store, report
 from configbus.snapshot import LIVE_SECONDS, Snapshot, State
 from configbus.wire import Malformed
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from configbus.block import Block
-    from configbus.bus import Plan
+    from configbus.reads import Plan
     from configbus.wire import Release
 
     Callback = Callable[[Change[Any]], object]
@@ -41,7 +41,8 @@ RESTART_SECONDS = 0.5
 class Subscription:
     """What `on_change` returns: calls one callback, in order, in a thread of its own, until cancelled."""
 
-    def __init__(self, pending: Pending, callback: Callback, name: str) -> None:
+    def __init__(self, pending: Pending, callback: Callback, name: str, forget: Callable[[Subscription], None]) -> None:
+        self._forget = forget
         self._pending = pending
         self._callback = callback
         self._ready = threading.Condition()
@@ -56,6 +57,7 @@ class Subscription:
 
     def cancel(self) -> None:
         """Call no more; a call that runs now runs to its end."""
+        self._forget(self)
         with self._ready:
             self._cancelled = True
             self._ready.notify()
@@ -88,11 +90,15 @@ class ConfigBus(Reads):
         self._inbox: deque[follow.Event] = deque()
         self._wake, self._waker = socket.socketpair()
         self._wake.setblocking(False)
+        self._waker.setblocking(False)
         url = the_plan.settings.require("redis_url")
-        self._push, self._poll = Link(url), Link(url)
+        name = the_plan.settings.worker
+        self._push, self._poll = Link(url, worker=name), Link(url, worker=name)
         self._poll_lock = threading.Lock()
         self._looks: queue.SimpleQueue[float | None] = queue.SimpleQueue()
-        self._refreshers: list[queue.SimpleQueue[str | None]] = []
+        self._tickets = 0
+        self._handed_over = 0
+        self._refreshers: dict[int, queue.SimpleQueue[str | None]] = {}
         self._subscriptions: list[Subscription] = []
         self._follower = the_plan.follower()
         self._threads = [
@@ -135,7 +141,7 @@ class ConfigBus(Reads):
         pending = Pending(read_target(target, self._plan.catalogue))
         with self._changed:
             self._refuse_closed("on_change")
-            subscription = Subscription(pending, callback, f"{target}")
+            subscription = Subscription(pending, callback, f"{target}", self._forget)
             self._subscriptions.append(subscription)
             for change in changes_between(None, self._snapshot):
                 subscription.offer(change)
@@ -168,8 +174,9 @@ class ConfigBus(Reads):
         self._refuse_closed("refresh")
         answer: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         with self._changed:
-            self._refreshers.append(answer)
-        self._post(follow.Refresh())
+            self._tickets += 1
+            self._refreshers[self._tickets] = answer
+        self._nudge()
         try:
             fault = answer.get(timeout=timeout)
         except queue.Empty:
@@ -184,10 +191,11 @@ class ConfigBus(Reads):
                 return
             self._closing.set()
             self._vouched = None
-            subscriptions, self._subscriptions = self._subscriptions, []
+            subscriptions = list(self._subscriptions)
             self._changed.notify_all()
         for subscription in subscriptions:
             subscription.cancel()
+        self._answer_refreshers(self._tickets, "the bus was closed")
         self._looks.put(None)
         self._nudge()
         for thread in self._threads:
@@ -215,6 +223,10 @@ class ConfigBus(Reads):
         error = self._plan.not_ready(self if self._started else None)
         self.close()
         raise error
+
+    def _forget(self, subscription: Subscription) -> None:
+        with self._changed:
+            self._subscriptions = [kept for kept in self._subscriptions if kept is not subscription]
 
     def _refuse_closed(self, action: str) -> None:
         if self._closing.is_set():
@@ -265,25 +277,24 @@ class ConfigBus(Reads):
                 return self._ask(command)
             case follow.Wait(shortest, longest):
                 return self._pause(random.uniform(shortest, longest))  # noqa: S311  # jitter, not a secret
-            case follow.Refreshed(fault):
-                with self._changed:
-                    waiting, self._refreshers = self._refreshers, []
-                for answer in waiting:
-                    answer.put(fault)
+            case follow.Refreshed(ticket, fault):
+                self._answer_refreshers(ticket, fault)
             case follow.Report(level, event, facts):
-                report(level, event, facts, self._environment)
+                report(level, event, facts, self._plan.settings)
         return DONE
 
     def _ask(self, command: follow.Subscribe | follow.Ping | follow.Read | follow.ReadStore) -> follow.Event:
         try:
             match command:
-                case follow.Subscribe():
+                case follow.Subscribe(seconds):
                     self._push.close()
+                    self._push.limit(seconds)
                     self._push.send(("SUBSCRIBE", self._plan.keys.channel))
                 case follow.Ping():
                     self._push.send(("PING",))
-                case follow.Read(names):
+                case follow.Read(names, seconds):
                     with self._poll_lock:
+                        self._poll.limit(seconds)
                         return reading_of(self._poll.call(*reading_commands(self._plan.keys, names)), names)
                 case follow.ReadStore(seconds):
                     return read_store(self._plan.settings, seconds)
@@ -291,12 +302,24 @@ class ConfigBus(Reads):
             return Failed(str(error))
         return DONE
 
+    def _wanted_refresh(self) -> follow.Refresh | None:
+        if self._tickets == self._handed_over:
+            return None
+        self._handed_over = self._tickets
+        return follow.Refresh(self._handed_over)
+
+    def _answer_refreshers(self, ticket: int, fault: str | None) -> None:
+        with self._changed:
+            due = [number for number in self._refreshers if number <= ticket]
+            answers = [self._refreshers.pop(number) for number in due]
+        for answer in answers:
+            answer.put(fault)
+
     def _pause(self, seconds: float) -> follow.Event:
         until = now() + seconds
         while not self._closing.is_set() and (remaining := until - now()) > 0:
-            if follow.Refresh() in self._inbox:
-                self._inbox.remove(follow.Refresh())
-                return follow.Refresh()
+            if (refresh := self._wanted_refresh()) is not None:
+                return refresh
             self._sleep([self._wake.fileno()], remaining)
         return DONE
 
@@ -313,6 +336,8 @@ class ConfigBus(Reads):
         try:
             descriptors = [self._wake.fileno(), self._push.fileno()]
             while not self._closing.is_set():
+                if (refresh := self._wanted_refresh()) is not None:
+                    return refresh
                 if self._inbox:
                     return self._inbox.popleft()
                 if self._push.readable():
@@ -341,12 +366,16 @@ class ConfigBus(Reads):
         while (asked := self._looks.get()) is not None:
             try:
                 with self._poll_lock:
+                    self._poll.limit(ANSWER_SECONDS)
                     replies = self._poll.call(*looking_commands(self._plan.keys))
                     generation = self._poll.generation
                 reading = reading_of(replies, ())
                 self._post(follow.Looked(asked, generation, reading.time, reading.head))
             except (ConfigBusError, Malformed) as error:
                 self._post(follow.LookFailed(str(error)))
+            except Exception as error:
+                log.exception("look_failed", environment=self._environment)
+                self._post(follow.LookFailed(repr(error)))
         self._poll.close()
 
     def _watch_state(self, callback: Callable[[State, State], object], told: State) -> None:

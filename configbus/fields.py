@@ -90,7 +90,7 @@ def _typed(column: Column, annotation: Any, metadata: list[Any]) -> Column:
     if isinstance(annotation, type) and annotation in PLAIN:
         return replace(column, kind=PLAIN[annotation], **lengths)
     if _is_json(annotation):
-        for part in _nested(annotation, []):
+        for part in nested_types(annotation):
             _check_part(part)
         return column
     raise UnfitField(
@@ -113,11 +113,15 @@ def integer_limits(column: Column) -> list[annotated_types.Ge | annotated_types.
 
 def nested_models(annotation: Any) -> list[type[BaseModel]]:
     """Every pydantic model within an annotation, at any depth, each once."""
-    return [part for part in _nested(annotation, []) if isinstance(part, type) and issubclass(part, BaseModel)]
+    return [part for part in nested_types(annotation) if isinstance(part, type) and issubclass(part, BaseModel)]
+
+
+def nested_types(annotation: Any) -> list[Any]:
+    """Every type within an annotation, itself and those of nested models' fields included, each once."""
+    return _nested(annotation, [])
 
 
 def _nested(annotation: Any, seen: list[Any]) -> list[Any]:
-    """Every type within an annotation, itself and the fields of models included, each once."""
     if annotation in seen:
         return seen
     seen.append(annotation)

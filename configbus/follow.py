@@ -31,6 +31,8 @@ PROOF_SECONDS = 0.6
 SILENCE_SECONDS = 1.5
 """Three bookmarks that did not come."""
 LOAD_ATTEMPTS = 5
+STORE_SECONDS = 1.0
+"""Pause between two attempts to start from Postgres."""
 
 
 # What the follower asks for.
@@ -101,8 +103,9 @@ class Vouch:
 
 @dataclass(frozen=True, slots=True)
 class Refreshed:
-    """The answer to a Refresh: None, or why the load came to nothing; Done."""
+    """The answer to the Refresh of this ticket and all before it: None, or why the load came to nothing; Done."""
 
+    ticket: int
     fault: str | None
 
 
@@ -182,7 +185,9 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class Refresh:
-    """The application wants the truth looked up now."""
+    """The application wants the truth looked up now; tickets are numbered."""
+
+    ticket: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,22 +251,27 @@ class Follower:
     vouched: float | None = None
     ignored: int = 0
     now: float = 0.0
-    _asked: bool = field(default=False, init=False)
+    _ticket: int = field(default=0, init=False)
+    _answered: int = field(default=0, init=False)
+    _ask_store_at: float = field(default=0.0, init=False)
     _proof: _Proof | None = field(default=None, init=False)
     _reported: dict[str, dict[str, Any]] = field(default_factory=dict, init=False)
 
     def run(self) -> Steps:
         """Follow for ever: connect, load, listen; after a loss once more."""
+        if self.received is not None and (self.snapshot is None or self.snapshot.position != self.received.position):
+            yield from self._adopt(self.received, "redis")
         pause = 0.05
         while True:
             fault = yield from self._connect()
             if fault is None:
+                self._reported.clear()
                 pause = 0.05
                 fault = yield from self._listen()
             yield from self._report("warning", "connection_lost", reason=fault)
             yield from self._fall_back()
             yield from self._wait(min(pause, self._limit()), min(3 * pause, 0.5, self._limit()))
-            yield from self._answer(f"not connected: {fault}")
+            yield from self._answer(self._ticket, f"not connected: {fault}")
             pause = min(2 * pause, 0.25)
 
     def _connect(self) -> Asking[str | None]:
@@ -276,8 +286,8 @@ class Follower:
                     return None
                 case Lost(reason):
                     return reason
-                case Refresh():
-                    self._asked = True
+                case Refresh(ticket):
+                    self._ticket = ticket
                 case Nothing():
                     return "the subscription was not confirmed in time"
 
@@ -286,7 +296,7 @@ class Follower:
         turn = _Turn(heard=self.now, next_look=self.now)
         yield from self._load()
         while True:
-            if self.snapshot is None:
+            if self.snapshot is None or self.snapshot.origin == "layers":
                 yield from self._fall_back()
             if not turn.looking and self.now >= turn.next_look:
                 turn.looking = True
@@ -307,8 +317,8 @@ class Follower:
                     turn.looking = False
                     turn.next_look = self.now + LOOK_SECONDS
                     yield from self._report("warning", "look_failed", reason=reason)
-                case Refresh():
-                    self._asked = True
+                case Refresh(ticket):
+                    self._ticket = ticket
                     yield from self._load()
                 case Lost(reason):
                     return reason
@@ -368,9 +378,12 @@ class Follower:
 
     def _load(self) -> Asking[str | None]:
         """Read the whole state and take it if it fits together; None, or why nothing was taken."""
-        fault = yield from self._load_in_attempts()
-        yield from self._answer(fault)
-        return fault
+        while True:
+            ticket = self._ticket
+            fault = yield from self._load_in_attempts()
+            yield from self._answer(ticket, fault)
+            if self._ticket == ticket:
+                return fault
 
     def _load_in_attempts(self) -> Asking[str | None]:
         fault = ""
@@ -459,14 +472,22 @@ class Follower:
         if not self._proof.moved:
             return PROOF_SECONDS
         age = (look.time - stamp) / 1_000_000
-        current = received is not None and (head.position < received.position or head == received.head)
-        if current and asked_at is not None and age >= 0:
+        if age < 0:
+            self._proof = _Proof(look.connection, stamp)
+            return PROOF_SECONDS
+        if asked_at is not None and self._is_current(head):
             since = look.asked - age
             if self.vouched is None or since > self.vouched:
                 self.vouched = since
-                self._reported.clear()
                 yield from self._do(Vouch(since))
         return LOOK_SECONDS
+
+    def _is_current(self, head: Head) -> bool:
+        """Whether what a head says is all received, and what was received is adopted."""
+        received, snapshot = self.received, self.snapshot
+        if received is None or snapshot is None or snapshot.position != received.position:
+            return False
+        return head.position < received.position or head == received.head
 
     def _ours(self, head: Head) -> Asking[bool]:
         """Whether a head is of the installation that is followed."""
@@ -484,21 +505,27 @@ class Follower:
         return True
 
     def _fall_back(self) -> Steps:
-        """Before anything is known: Postgres, and the layers when the time is over."""
-        if self.snapshot is None and self.has_store:
-            reading = yield from self._do(ReadStore(self._limit()))
-            if isinstance(reading, Reading):
-                try:
-                    head, index = wire.read_head(reading.head), wire.read_index(reading.index)
-                    yield from self._take(head, index, reading, "postgres")
-                except Malformed as fault:
-                    yield from self._report("error", "store_failed", reason=str(fault))
-            elif isinstance(reading, Failed):
-                yield from self._report("warning", "store_failed", reason=reading.reason)
-        if self.snapshot is None and self.ready_by is not None and self.now >= self.ready_by:
+        """While nothing is known: Postgres, once a second at most, and the layers when the time is over."""
+        tried = not self.has_store or self._ask_store_at > 0
+        if tried and self.snapshot is None and self.ready_by is not None and self.now >= self.ready_by:
             self.snapshot = on_layers(self.catalogue, self.selection)
             yield from self._report("error", "standing_on_defaults", reason="neither Redis nor Postgres gave a state")
             yield from self._do(Adopt(self.snapshot))
+        known = self.snapshot is not None and self.snapshot.origin != "layers"
+        if self.has_store and not known and self.now >= self._ask_store_at:
+            self._ask_store_at = self.now + STORE_SECONDS
+            yield from self._start_from_store()
+
+    def _start_from_store(self) -> Steps:
+        reading = yield from self._do(ReadStore(self._limit()))
+        if isinstance(reading, Reading):
+            try:
+                head, index = wire.read_head(reading.head), wire.read_index(reading.index)
+                yield from self._take(head, index, reading, "postgres")
+            except Malformed as fault:
+                yield from self._report("error", "store_failed", reason=str(fault))
+        elif isinstance(reading, Failed):
+            yield from self._report("warning", "store_failed", reason=reading.reason)
 
     def _confirm(self, received: Received) -> Steps:
         """Redis stands where a start from Postgres left off: equal state is equal content."""
@@ -533,14 +560,15 @@ class Follower:
             yield from self._do(Report(level, event, facts))
 
     def _wait(self, shortest: float, longest: float) -> Steps:
-        if isinstance((yield from self._do(Wait(shortest, longest))), Refresh):
-            self._asked = True
+        event = yield from self._do(Wait(shortest, longest))
+        if isinstance(event, Refresh):
+            self._ticket = event.ticket
 
-    def _answer(self, fault: str | None) -> Steps:
-        """Tell an application that asked for a refresh what came of it."""
-        if self._asked:
-            self._asked = False
-            yield from self._do(Refreshed(fault))
+    def _answer(self, ticket: int, fault: str | None) -> Steps:
+        """Tell an application that asked for a refresh before it began what came of it."""
+        if ticket > self._answered:
+            self._answered = ticket
+            yield from self._do(Refreshed(ticket, fault))
 
     def _limit(self) -> float:
         """Seconds that a server may take now: less, where somebody waits for the start."""

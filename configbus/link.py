@@ -23,27 +23,40 @@ REPLY_OF_EXEC = -1
 FAULTS = (redis.RedisError, OSError)
 
 
-def options(seconds: float) -> dict[str, Any]:
-    """Connection options of both worlds: RESP2, bytes, no retries, a limit on every answer."""
+BAD_URL = (
+    "CONFIGBUS_REDIS_URL is not a Redis URL such as redis://:PASSWORD@HOST:6379/0;"
+    " write / # ? @ and % in the password percent-encoded"
+)
+
+
+def options(seconds: float | None, worker: str) -> dict[str, Any]:
+    """What the protocol needs of a connection, whatever its URL says: RESP2, bytes, no retries, limits."""
     return {
         "protocol": 2,
+        "decode_responses": False,
+        "health_check_interval": 0,
         "socket_timeout": seconds,
-        "socket_connect_timeout": seconds,
-        "client_name": "configbus",
+        "socket_connect_timeout": ANSWER_SECONDS if seconds is None else seconds,
+        "client_name": "-".join(("configbus", *worker.split())),
     }
 
 
 class Link:
     """A connection that is opened on first use and dropped at the first fault; `generation` counts openings."""
 
-    def __init__(self, url: str, seconds: float = ANSWER_SECONDS) -> None:
+    def __init__(self, url: str, seconds: float = ANSWER_SECONDS, worker: str = "") -> None:
         try:
-            pool = redis.ConnectionPool.from_url(url, retry=Retry(NoBackoff(), 0), **options(seconds))
-        except ValueError as error:
-            raise SettingsError(f"CONFIGBUS_REDIS_URL is not a Redis URL: {error}") from error
+            pool = redis.ConnectionPool.from_url(url)
+        except ValueError:
+            raise SettingsError(BAD_URL) from None
+        pool.connection_kwargs |= options(seconds, worker) | {"retry": Retry(NoBackoff(), 0)}
         self._connection: Any = pool.make_connection()
         self._open = False
         self.generation = 0
+
+    def limit(self, seconds: float) -> None:
+        """How long the next opening, and each answer after it, may take."""
+        self._connection.socket_timeout = self._connection.socket_connect_timeout = seconds
 
     def open(self) -> None:
         """Connect now, if not connected. Raises Unavailable."""

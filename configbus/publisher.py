@@ -150,7 +150,7 @@ class Publisher:
 
     def _block_keys(self) -> list[bytes]:
         cursor, found = b"0", list[bytes]()
-        pattern = self.keys.block("*").translate({ord(mark): f"\\{mark}" for mark in "[]?"})
+        pattern = self.keys.block("*")
         while True:
             ((cursor, keys),) = self.link.call(("SCAN", cursor, "MATCH", pattern, "COUNT", SCAN_COUNT))
             found += keys

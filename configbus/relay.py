@@ -18,7 +18,7 @@ from configbus.errors import ConfigBusError, Unavailable
 from configbus.link import Link
 from configbus.log import log
 from configbus.publisher import Publisher, instant
-from configbus.store.connect import Place, connect_listener, connected, translated
+from configbus.store.connect import Place, connect_listener, connected, driver_url, translated
 from configbus.store.releases import newest_head
 from configbus.wire import Keys, bookmark
 
@@ -47,6 +47,8 @@ class Relay:
         self._stop = stop
         self._keys = Keys(settings.namespace, settings.environment)
         self._place = Place(settings.schema, settings.environment)
+        self._url = settings.require("database_url")
+        driver_url(self._url)
         self._link = Link(settings.require("redis_url"))
         self._publisher = Publisher(self._link, self._keys, self._place)
         self._published: Head | None = None
@@ -56,8 +58,7 @@ class Relay:
         """Publish until stopped; an unreachable server is waited for, any other error is logged and survived."""
         while not self._stop.is_set():
             try:
-                url = self._settings.require("database_url")
-                with connected(url) as connection, closing(connect_listener(url)) as bell:
+                with connected(self._url) as connection, closing(connect_listener(self._url)) as bell:
                     self._serve(connection, bell)
             except ConfigBusError as error:
                 self._say(error)
@@ -68,7 +69,7 @@ class Relay:
 
     def bring_up(self) -> Head:
         """Publish what is missing once, and stamp the head. Raises what keeps it from that."""
-        with connected(self._settings.require("database_url")) as connection:
+        with connected(self._url) as connection:
             self._publisher.bring_up(connection)
             return self._stamp(connection)
 

@@ -100,6 +100,8 @@ def _check(settings: Settings) -> None:
         value = getattr(settings, name)
         if not is_environment(value):
             raise SettingsError(f"{PREFIX}{name.upper()} is {value!r}, {ENVIRONMENT_RULE}")
+    if "\0" in settings.actor or not settings.actor.isprintable():
+        raise SettingsError(f"{PREFIX}ACTOR is {settings.actor!r}, which is not printable text")
     if not settings.domains:
         raise SettingsError(f"{PREFIX}DOMAINS names no module; configbus.domains is the built-in one")
     if not SCHEMA.fullmatch(settings.schema) or settings.schema.startswith("pg_"):

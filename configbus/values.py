@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from configbus.block import Block, problems
 from configbus.errors import InvalidValue, Problem, UnknownField
-from configbus.fields import nested_models
+from configbus.fields import nested_models, nested_types
 from configbus.names import near
 from configbus.wire import entry_text, read_value
 
@@ -46,7 +46,7 @@ def with_values(domain: Domain, name: str, content: Mapping[str, str], given: Se
     found: list[Problem] = []
     for parts, value in given:
         if parts[0] not in domain.model.model_fields:
-            raise UnknownField(f"{domain.name} has no {parts[0]!r}", near(parts[0], domain.model.model_fields))
+            raise UnknownField(f"{name} has no {'.'.join(parts)!r}", near(parts[0], domain.model.model_fields))
         try:
             plain = as_value(value, ".".join((name, *parts)))
         except InvalidValue as error:
@@ -63,7 +63,7 @@ def with_values(domain: Domain, name: str, content: Mapping[str, str], given: Se
     except ValidationError as error:
         raise InvalidValue([*found, *_with_near(domain, problems(name, error))]) from error
     for field, document in documents.items():
-        found += _bent_numbers(document, getattr(block, field), f"{name}.{field}")
+        found += _bent(document, getattr(block, field), f"{name}.{field}")
     if found:
         raise InvalidValue(found)
     return block
@@ -144,16 +144,19 @@ def from_text(domain: Domain, field: str, text: str, path: str) -> Any:
     Numbers of Decimal fields keep every digit. Raises InvalidValue for what is not JSON.
     """
     column = next(column for column in domain.columns if column.name == field)
+    annotation = domain.model.model_fields[field].annotation
     nested = path.count(".") > 1
     if column.kind in ("text", "uuid", "timestamp", "numeric") and not nested:
         return None if column.nullable and text == "null" else text
     try:
         return json.loads(
             text if text == text.strip() else "",
-            parse_float=_exact,
+            parse_float=_exact_or_text if Decimal in nested_types(annotation) else _exact,
             parse_constant=_no_constant,
             object_pairs_hook=_without_duplicates,
         )
+    except InvalidOperation:
+        raise InvalidValue([Problem(path, f"{text[:40]!r} has too many digits")]) from None
     except OverflowError:
         raise InvalidValue([Problem(path, f"{text[:40]} is not a finite number")]) from None
     except (ValueError, RecursionError):
@@ -177,11 +180,22 @@ def _with_near(domain: Domain, found: Sequence[Problem]) -> list[Problem]:
     return told
 
 
-def _exact(text: str) -> float | str:
-    """A float where it is the very number that was typed; else the text, which a Decimal takes and a float does not."""
-    if math.isinf(number := float(text)):
+def _exact(text: str) -> float:
+    """The very number that was typed. Raises InvalidOperation where a float cannot be that, OverflowError beyond it."""
+    number = float(text)
+    if math.isinf(number):
         raise OverflowError(text)
-    return number if Decimal(text) == Decimal(repr(number)) else text
+    if Decimal(text) != Decimal(repr(number)):
+        raise InvalidOperation
+    return number
+
+
+def _exact_or_text(text: str) -> float | str:
+    """The same where Decimals may stand: they take a longer number as text, a float refuses it."""
+    try:
+        return _exact(text)
+    except InvalidOperation:
+        return text
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -204,9 +218,9 @@ def _text_fault(text: str) -> str | None:
     return None
 
 
-def _bent_numbers(given: Any, read: Any, path: str) -> Iterator[Problem]:
-    """Numbers that Python would bend: texts with spaces, underscores or digits of other scripts; ints too long
-    for a float.
+def _bent(given: Any, read: Any, path: str) -> Iterator[Problem]:
+    """What Python would bend: numbers with spaces, underscores or digits of other scripts, ints too long for a
+    float, times without a zone.
     """
     match read:
         case Decimal():
@@ -215,12 +229,15 @@ def _bent_numbers(given: Any, read: Any, path: str) -> Iterator[Problem]:
         case float():
             if type(given) is int and int(read) != given:
                 yield Problem(path, f"{given} has more digits than a float can hold")
+        case datetime():
+            if read.tzinfo is None:
+                yield Problem(path, "the time has no zone")
         case BaseModel():
             for name in given.keys() & type(read).model_fields.keys():
-                yield from _bent_numbers(given[name], getattr(read, name), f"{path}.{name}")
+                yield from _bent(given[name], getattr(read, name), f"{path}.{name}")
         case Mapping():
             for name in given.keys() & read.keys():
-                yield from _bent_numbers(given[name], read[name], f"{path}.{name}")
+                yield from _bent(given[name], read[name], f"{path}.{name}")
         case list() | tuple():
             for number, (part, was) in enumerate(zip(given, read, strict=False)):
-                yield from _bent_numbers(part, was, f"{path}.{number}")
+                yield from _bent(part, was, f"{path}.{number}")

@@ -12,7 +12,6 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
-from json.decoder import scanstring  # type: ignore[attr-defined]  # there since 2.6, left out of the stubs
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -24,6 +23,10 @@ INLINE_LIMIT = 32 * 1024
 EMPTY_STATE = "0" * 32
 HEX = re.compile(r"[0-9a-f]{32}", re.ASCII)
 NUMBER = re.compile(r"0|[1-9][0-9]{0,14}", re.ASCII)
+TOKEN = re.compile(
+    r'[ \t\n\r]*("(?:[^"\\\x00-\x1f]|\\.)*"|[{}\[\],:]|true|false|null|-?[0-9]+(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?)'
+)
+SPACE = " \t\n\r"
 STAMP = re.compile(r"[0-9]{1,18}", re.ASCII)
 INT_DIGITS = 1000
 """Longer whole numbers are read inexactly; what is stored and compared are texts."""
@@ -133,7 +136,9 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One block as a release left it. `partners` are the blocks that its release changed with it."""
+    """One block as a release left it. `text` is the JSON object of all its hash fields; `partners` are the blocks
+    that its release changed with it.
+    """
 
     name: str
     mark: Mark
@@ -172,8 +177,7 @@ def entry_text(fields: Iterable[tuple[str, str]]) -> str:
 
 def read_entry(name: str, fields: Mapping[str, str]) -> Entry:
     """An entry from a block's hash, its digest computed from what is there."""
-    text = entry_text(fields.items())
-    return _entry(name, text, {field: _value(field, fields[field]) for field in fields if field.startswith("@")})
+    return _entry(name, entry_text(fields.items()), fields)
 
 
 def read_head(fields: Mapping[str, str]) -> Head:
@@ -215,25 +219,19 @@ def read_message(data: bytes) -> Message:
     """A message of the channel; Malformed if it is not one, or does not fit its check and digests."""
     try:
         text = data.decode()
-        found = {name: (value, start) for name, start, _, value in _pairs(text, 0)}
-    except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        raise Malformed(f"message is not a JSON object: {error}") from error
-    head = read_head({field: _plain(found[field][0]) for field in (*HEAD_FIELDS, "needs") if field in found})
-    if "prev" not in found or "blocks" not in found:
-        return Message(head, None, None)
-    try:
-        members = _pairs(text, found["blocks"][1])
-        blocks = {block: (text[start:end], value) for block, start, end, value in members}
+        found = {name: text[start:end] for name, start, end in _pairs(text)}
+        head = read_head({field: _plain(found[field]) for field in (*HEAD_FIELDS, "needs") if field in found})
+        if "prev" not in found or "blocks" not in found:
+            return Message(head, None, None)
+        blocks = members(found["blocks"])
+        digests = {name: _plain(digest) for name, digest in members(found.get("digests", "{}")).items()}
+        entries = tuple(_entry(name, block, members(block)) for name, block in blocks.items())
+        prev = _hex("prev", _plain(found["prev"]))
     except ValueError as error:
-        raise Malformed(f"the message's blocks are not an object: {error}") from error
-    digests, _ = found.get("digests", (None, 0))
-    if not isinstance(digests, dict) or set(digests) != set(blocks):
-        raise Malformed("message has other digests than blocks")
-    entries = tuple(_entry(name, raw, parsed) for name, (raw, parsed) in blocks.items())
-    for entry in entries:
-        if entry.mark.digest != digests[entry.name]:
-            raise Malformed(f"{entry.name} does not fit its digest")
-    return Message(head, _hex("prev", _plain(found["prev"][0])), entries)
+        raise Malformed(f"message is not the JSON of one: {error}") from error
+    if {entry.name: entry.mark.digest for entry in entries} != digests:
+        raise Malformed("the blocks do not fit their digests")
+    return Message(head, prev, entries)
 
 
 def announcement(head: Head, prev: str, at: str, entries: Iterable[Entry]) -> str:
@@ -255,7 +253,7 @@ def bookmark(head: Head, at: str) -> str:
 
 def make_entry(name: str, fields: list[tuple[str, str]], digest: str) -> Entry:
     """An entry as Postgres gives it, fields already in order."""
-    envelope = {field: json.loads(value) for field, value in fields if field.startswith("@")}
+    envelope = _envelope(dict(fields))
     text = "{" + ", ".join(f'"{field}": {value}' for field, value in fields) + "}"
     return Entry(name, Mark(envelope["@revision"], digest), text, _partners(envelope), "@retired" in envelope)
 
@@ -266,20 +264,31 @@ def entry_fields(entry: Entry) -> dict[str, str]:
 
 
 def members(text: str) -> dict[str, str]:
-    """The members of a JSON object, each value as its own text."""
-    return {name: text[start:end] for name, start, end, _ in _pairs(text, 0)}
+    """The members of a JSON object, each value as its own text, read without recursion. Raises ValueError."""
+    return {name: text[start:end] for name, start, end in _pairs(text)}
 
 
 def read_value(text: str) -> Any:
-    """A member's text as Python has it."""
-    return _decoder.decode(text)
+    """A member's text as Python has it. Raises ValueError."""
+    try:
+        return _decoder.decode(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deep to be read") from error
 
 
-def _entry(name: str, text: str, envelope: Any) -> Entry:
-    if not isinstance(envelope, dict) or type(envelope.get("@revision")) is not int:
+def _entry(name: str, text: str, fields: Mapping[str, str]) -> Entry:
+    try:
+        envelope = _envelope(fields)
+    except ValueError as error:
+        raise Malformed(f"the envelope of {name} is not JSON: {error}") from error
+    if type(envelope.get("@revision")) is not int:
         raise Malformed(f"{name} has no @revision")
     mark = Mark(envelope["@revision"], digest_of(name, text))
     return Entry(name, mark, text, _partners(envelope), "@retired" in envelope)
+
+
+def _envelope(fields: Mapping[str, str]) -> dict[str, Any]:
+    return {field: read_value(text) for field, text in fields.items() if field.startswith("@")}
 
 
 def _partners(envelope: Mapping[str, Any]) -> tuple[str, ...] | Literal["*"]:
@@ -291,51 +300,61 @@ def _partners(envelope: Mapping[str, Any]) -> tuple[str, ...] | Literal["*"]:
     return tuple(partners)
 
 
-def _pairs(text: str, start: int) -> Iterator[tuple[str, int, int, Any]]:
-    """Name, where its value begins and ends, and the value, for each member of the JSON object at `start`."""
-    position = _after_space(text, start)
-    if text[position : position + 1] != "{":
+def _pairs(text: str) -> Iterator[tuple[str, int, int]]:
+    """Name, and where its value begins and ends, for each member of a JSON object."""
+    kind, _, position = _token(text, 0)
+    if kind != "{":
         raise ValueError("an object is expected")
-    position = _after_space(text, position + 1)
-    if text[position : position + 1] == "}":
-        return
-    while True:
-        if text[position : position + 1] != '"':
+    kind, begin, position = _token(text, position)
+    while kind != "}":
+        if kind != '"':
             raise ValueError("a member's name is expected")
-        name, position = scanstring(text, position + 1, True)
-        position = _after_space(text, position)
-        if text[position : position + 1] != ":":
+        name = read_value(text[begin:position])
+        kind, _, position = _token(text, position)
+        if kind != ":":
             raise ValueError("a colon is expected")
-        begin = _after_space(text, position + 1)
-        value, end = _decoder.raw_decode(text, begin)
-        yield name, begin, end, value
-        position = _after_space(text, end)
-        if text[position : position + 1] != ",":
-            break
-        position = _after_space(text, position + 1)
-    if text[position : position + 1] != "}":
-        raise ValueError("a closing brace is expected")
+        _, begin, _ = _token(text, position)
+        position = _value_end(text, begin)
+        yield name, begin, position
+        kind, begin, position = _token(text, position)
+        if kind == ",":
+            kind, begin, position = _token(text, position)
+            if kind == "}":
+                raise ValueError("a member is expected")
+        elif kind != "}":
+            raise ValueError("a comma or a closing brace is expected")
+    if text[position:].strip(SPACE):
+        raise ValueError("something stands behind the object")
 
 
-def _after_space(text: str, position: int) -> int:
-    while text[position : position + 1] in (" ", "\n", "\t", "\r"):
-        position += 1
-    return position
+def _value_end(text: str, position: int) -> int:
+    """Where the value that begins here ends; nesting is counted, not followed."""
+    depth = 0
+    while True:
+        kind, _, position = _token(text, position)
+        depth += (kind in "{[") - (kind in "}]")
+        if depth < 0 or (depth == 0 and kind in ",:"):
+            raise ValueError("a value is expected")
+        if depth == 0:
+            return position
 
 
-def _value(field: str, text: str) -> Any:
-    try:
-        return read_value(text)
-    except (ValueError, RecursionError) as error:
-        raise Malformed(f"{field} is not JSON") from error
+def _token(text: str, position: int) -> tuple[str, int, int]:
+    """The first character of the next token, and where it begins and ends."""
+    found = TOKEN.match(text, position)
+    if found is None:
+        raise ValueError(f"no JSON at character {position}")
+    return found[1][0], found.start(1), found.end()
 
 
-def _plain(value: Any) -> str:
+def _plain(text: str) -> str:
+    """A member of a message that is a text, a whole number or a list of texts, as a head's hash would hold it."""
+    value = read_value(text)
     if isinstance(value, list):
         return ",".join(map(str, value))
     if isinstance(value, str) or type(value) is int:
         return str(value)
-    raise Malformed(f"message has {value!r} where a text or a whole number belongs")
+    raise Malformed(f"message has {text[:40]} where a text or a whole number belongs")
 
 
 def _number(what: str, text: str) -> int:

@@ -12,7 +12,7 @@ from configbus import AsyncConfigBus, ConfigBus
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
 
-    from configbus.bus import Reads
+    from configbus.reads import Reads
     from configbus.wire import Release
 
 PATIENCE = 10.0
@@ -94,8 +94,8 @@ def running_loop() -> Iterator[asyncio.AbstractEventLoop]:
 def connected_bus(driver: str, **options: Any) -> Iterator[Driven]:
     """A connected bus of the driver `thread` or `asyncio`, closed at the end."""
     if driver == "thread":
-        with ConfigBus.connect(**options) as bus:
-            yield Driven(bus, None)
+        with ConfigBus.connect(**options) as threaded:
+            yield Driven(threaded, None)
         return
     with running_loop() as loop:
 

@@ -115,9 +115,7 @@ def _read_assignments(assignments: list[str], catalogue: Catalogue) -> dict[str,
             raise typer.BadParameter(f"{path} is given twice")
         name, parts = split_path(path)
         domain = catalogue.locate(name)
-        if not parts:
-            raise UnknownField(f"{path!r} names a block; give a field of it: {path}.FIELD=VALUE")
-        catalogue.require_field(domain, parts[0])
+        catalogue.require_field(domain, parts[0] if parts else "")
         try:
             changes[path] = from_text(domain, parts[0], text, path)
         except InvalidValue as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -55,6 +56,7 @@ def demo() -> None:
     from configbus.author import Author
     from configbus.embedded import EmbeddedPostgres, EmbeddedValkey
 
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with tempfile.TemporaryDirectory(prefix="configbus-demo-") as directory:
         place = Path(directory)
         typer.echo("Starting Postgres and Valkey from wheels, a relay, and four workers ...")
@@ -118,7 +120,11 @@ def _processes(settings: Settings) -> Iterator[list[_Worker]]:
         for process in started:
             process.terminate()
         for process in started:
-            process.wait(PATIENCE_SECONDS)
+            try:
+                process.wait(PATIENCE_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
 def _start(settings: Settings, *arguments: str) -> subprocess.Popen[str]:

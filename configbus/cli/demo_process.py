@@ -15,8 +15,8 @@ from configbus.cli.options import settings_of
 from configbus.cli.running import until_stopped
 
 if TYPE_CHECKING:
-    from configbus.bus import Reads
     from configbus.change import Change
+    from configbus.reads import Reads
 
 
 def main(parent: int, role: str, kind: str = "", name: str = "") -> None:

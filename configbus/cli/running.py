@@ -26,9 +26,15 @@ SHUTDOWN_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def until_stopped() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set instead of ending the process."""
+    """An event that SIGINT and SIGTERM set instead of ending the process; the second of them ends it."""
     stop = threading.Event()
-    before = {number: signal.signal(number, lambda *_: stop.set()) for number in SHUTDOWN_SIGNALS}
+
+    def end(*_signal: object) -> None:
+        if stop.is_set():
+            raise KeyboardInterrupt
+        stop.set()
+
+    before = {number: signal.signal(number, end) for number in SHUTDOWN_SIGNALS}
     try:
         yield stop
     finally:
@@ -61,8 +67,8 @@ def watch(
         known = dict(bus.snapshot.adopted)
 
         def tell(change: Change[Any]) -> None:
-            first_sight = change.old is None and change.block_name in known
-            if not first_sight or known[change.block_name].block != change.new:
+            sight = known.pop(change.block_name, None)
+            if sight is None or change.old is not None or sight.block != change.new:
                 typer.echo(show(change))
 
         bus.on_change(target, tell)

@@ -26,8 +26,8 @@ def up(
     variables = data_dir / "env"
     with until_stopped() as stop:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        variables.unlink(missing_ok=True)
         with EmbeddedPostgres(data_dir / "postgres") as postgres, EmbeddedValkey(data_dir / "valkey") as valkey:
+            variables.unlink(missing_ok=True)
             settings = settings_of(database_url=postgres.url, redis_url=valkey.url, environment=environment)
             prepare(settings)
             relay = Relay(settings, stop)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from sqlalchemy import Engine, NullPool, TextClause, create_engine, exc, make_url, text
 
-from configbus.errors import Conflict, InvalidValue, Problem, SettingsError, Unavailable
+from configbus.errors import ConfigBusError, Conflict, InvalidValue, Problem, SettingsError, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, Pool
 
 CONNECT_SECONDS = 3.0
+LIMITS = text("SELECT set_config('statement_timeout', :limit, false), set_config('lock_timeout', :limit, false)")
 KEEPALIVE: dict[str, Any] = {
     "keepalives_idle": 5,
     "keepalives_interval": 2,
@@ -35,6 +36,12 @@ class Place:
 
     schema: str
     environment: str
+
+
+HINTS = {
+    "42501": "The role of CONFIGBUS_DATABASE_URL lacks this right; grant it, or use the owner of the schema.",
+    "25006": "It is a standby: point CONFIGBUS_DATABASE_URL at the primary.",
+}
 
 
 def quoted(name: str) -> str:
@@ -60,16 +67,23 @@ def make_engine(url: str, seconds: float = CONNECT_SECONDS, pool: type[Pool] | N
     """An engine that gives up connecting after some seconds and notices a dead peer."""
     arguments = {"connect_timeout": max(1, math.ceil(seconds)), "application_name": "configbus", **KEEPALIVE}
     try:
-        return create_engine(make_url(driver_url(url)), connect_args=arguments, poolclass=pool, pool_pre_ping=True)
-    except (exc.ArgumentError, ValueError) as error:
-        raise SettingsError("CONFIGBUS_DATABASE_URL is not a URL that Postgres understands") from error
+        return create_engine(
+            make_url(driver_url(url)), connect_args=arguments, poolclass=pool, pool_pre_ping=True, hide_parameters=True
+        )
+    except (exc.ArgumentError, ValueError):
+        raise SettingsError(
+            "CONFIGBUS_DATABASE_URL is not a URL such as postgresql://USER:PASSWORD@HOST:5432/DATABASE;"
+            " write / # ? @ and % in the password percent-encoded"
+        ) from None
 
 
 @contextmanager
 def connected(url: str, seconds: float = CONNECT_SECONDS) -> Iterator[Connection]:
-    """One connection outside any pool. Raises Unavailable."""
+    """One connection outside any pool, on which nothing waits longer than these seconds. Raises Unavailable."""
     engine = make_engine(url, seconds, NullPool)
     with translated(), engine.connect() as connection:
+        connection.execute(LIMITS, {"limit": f"{math.ceil(seconds * 1000)}ms"})
+        connection.commit()
         yield connection
 
 
@@ -113,7 +127,11 @@ def _in_our_words(error: BaseException | None) -> Exception:
         return Conflict(message)
     if isinstance(error, psycopg.errors.DataError):
         return InvalidValue([Problem("value", message)])
-    return Unavailable("Postgres", message)
+    if state in HINTS:
+        return ConfigBusError(f"Postgres refuses: {message}. {HINTS[state]}")
+    if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+        return Unavailable("Postgres", message)
+    return ConfigBusError(f"Postgres refuses: {message}")
 
 
 def _first_line(error: BaseException | None) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import alembic.command
 import alembic.config
+import alembic.util
 from sqlalchemy import inspect, text
 
 from configbus import migrations
@@ -65,6 +66,7 @@ def downgrade(connection: Connection, schema: str, revision: str) -> None:
     connection.execute(text(LOCK), {"schema": schema})
     if not inspect(connection).has_table("release", schema=schema):
         raise MigrationRefused(f"there is nothing of configbus in schema {schema!r}")
+    connection.execute(sql("LOCK TABLE {schema}.release IN EXCLUSIVE MODE", schema))
     tables = connection.scalars(sql(DOMAIN_TABLES, schema)).all()
     kept = sum(
         connection.scalar(sql(statement, schema, table)) or 0
@@ -78,7 +80,10 @@ def downgrade(connection: Connection, schema: str, revision: str) -> None:
     if revision == "base":
         for table in tables:
             connection.execute(sql("DROP TABLE {schema}.{table} CASCADE", schema, table))
-    alembic.command.downgrade(_alembic(connection, schema), revision)
+    try:
+        alembic.command.downgrade(_alembic(connection, schema), revision)
+    except alembic.util.CommandError as error:
+        raise MigrationRefused(f"{revision!r} is not a revision to go down to ({error}); base is nothing") from error
 
 
 def _upgrade_frame(connection: Connection, schema: str) -> list[str]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import bindparam, insert, select, text, update
 
 from configbus.errors import Conflict, UnknownBlock
-from configbus.names import block_name
+from configbus.names import block_name, near
 from configbus.store.connect import Place, sql
 from configbus.store.releases import newest_head
 from configbus.store.tables import config_table
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from configbus.block import Block, Domain
 
 LOCK_ATTEMPTS = 200
+KEYS = "SELECT key FROM {schema}.{table} WHERE environment = :environment AND status = 'active'"
 COPIED = ("environment", "key", "name", "description")
 ACTIVE = (
     "SELECT t.id, t.name, t.version, {schema}.content(t)::text AS content FROM {schema}.{table} AS t"
@@ -59,10 +60,11 @@ def active_row(connection: Connection, place: Place, domain: Domain, key: str) -
     row = _select_active(connection, place, domain, key, ACTIVE)
     if row is None:
         newest_head(connection, place)
-        raise UnknownBlock(
-            f"{block_name(domain.name, key)!r} has no active row in {place.environment}; "
-            f"configbus migrate makes the first rows of {domain.name}"
-        )
+        wanted = f"{block_name(domain.name, key)!r} has no active row in {place.environment}"
+        if not domain.keyed:
+            raise UnknownBlock(f"{wanted}; configbus migrate makes the first rows of {domain.name}")
+        keys = connection.scalars(sql(KEYS, place.schema, domain.table), {"environment": place.environment})
+        raise UnknownBlock(wanted, [block_name(domain.name, other) for other in near(key, keys)])
     return row
 
 

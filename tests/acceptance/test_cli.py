@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -17,6 +16,7 @@ import redis
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 PATIENCE = 20.0
 EVERYTHING = {"CONFIGBUS_ENVIRONMENT": "production", "CONFIGBUS_ACTOR": "ana"}
@@ -66,7 +66,7 @@ def line_with(process: subprocess.Popen[str], stream: Any, word: str) -> str:
     for line in stream:
         if word in line:
             return str(line)
-    raise AssertionError(f"{process.args} ended without saying {word!r}")
+    raise AssertionError(f"{process.args!r} ended without saying {word!r}")
 
 
 @pytest.fixture
@@ -122,14 +122,15 @@ def test_set_with_json_tells_release_and_blocks(shell: Shell) -> None:
     [
         (["set", "trading.score_threshold=1.7"], 3, ["trading.score_threshold", "less than or equal to 1"]),
         (["set", "trading.score_threshold=NaN"], 3, ["trading.score_threshold", "finite"]),
-        (["set", "trading.score_threshold=٠.٥"], 3, ["plain digits"]),
+        (["set", "trading.score_threshold=\u0660.\u0665"], 3, ["plain digits"]),
         (["set", "risk.max_order_attempts=many"], 3, ["risk.max_order_attempts", "not a number"]),
         (["set", "risk.max_order_attempts=true"], 3, ["risk.max_order_attempts", "integer"]),
         (["set", "trading.min_position_sol=5"], 3, ["min_position_sol must not be above max_position_sol"]),
         (["set", "trading.score_treshold=0.8"], 4, ["score_threshold"]),
         (["set", "tradin.score_threshold=0.8"], 4, ["trading"]),
-        (["set", "trading=0.8"], 4, ["trading.FIELD=VALUE"]),
+        (["set", "trading=0.8"], 4, ["trading.FIELD"]),
         (["set", "trading.score_threshold"], 2, ["PATH=VALUE"]),
+        (["migrate", "--down", "nonsense"], 5, ["nonsense", "base"]),
         (["get", "risk.nope"], 4, ["risk", "nope"]),
         (["get", "trading.score_threshold.deeper"], 4, ["deeper"]),
         (["set", "risk.max_order_attempts=5", "-e", "staging"], 4, ["staging", "configbus migrate"]),
@@ -171,6 +172,12 @@ def test_a_setting_that_is_missing_is_named(shell: Shell) -> None:
     done = shell("get", "risk", CONFIGBUS_DATABASE_URL="")
     assert done.returncode == 2
     assert "CONFIGBUS_DATABASE_URL is not set" in done.stderr
+
+
+def test_a_relay_without_a_database_does_not_wait_for_one(shell: Shell) -> None:
+    done = shell("relay", CONFIGBUS_DATABASE_URL="")
+    assert done.returncode == 2
+    assert "CONFIGBUS_DATABASE_URL" in done.stderr
 
 
 def test_a_misspelt_variable_is_warned_about(shell: Shell) -> None:

@@ -65,7 +65,7 @@ class Up:
             try:
                 ended = "\nState:\tZ" in status.read_text()
                 command = (status.parent / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-                cwd = os.readlink(status.parent / "cwd")
+                cwd = str((status.parent / "cwd").readlink())
             except OSError:
                 continue
             if not ended and str(self.directory) in command + cwd and ("postgres" in command or "valkey" in command):
@@ -103,6 +103,10 @@ def test_up_serves_a_worker_and_its_data_survive(up: Up) -> None:
             connection.execute("UPDATE configbus.risk_config SET drawdown_lookback_days = 9 WHERE status = 'active'")
         bus.wait_for(3)
         assert (bus.get("risk.max_order_attempts"), bus.get("risk.drawdown_lookback_days")) == (7, 9)
+    second = run({}, "up", "--data-dir", str(up.directory))
+    assert second.returncode == 1
+    assert "in use" in second.stderr
+    assert (up.directory / "env").exists()
     assert up.end(signal.SIGTERM) == 0
     assert not up.servers()
     assert not (up.directory / "env").exists()

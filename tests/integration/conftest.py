@@ -6,7 +6,6 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
-
 from relays import running_relay
 
 from configbus.author import Author

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
 import threading
+import traceback
 from contextlib import contextmanager
 from decimal import Decimal
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import psycopg
 import pytest
@@ -13,9 +17,9 @@ import redis
 from buses import PATIENCE, Driven, connected_bus
 from relays import running_relay
 
-from configbus import Change, State
+from configbus import AsyncConfigBus, Change, State
 from configbus.domains import RiskConfig, TradingConfig
-from configbus.errors import Closed, NotInTime, NotReady, Rejected, UnknownBlock, UnknownField
+from configbus.errors import Closed, NotInTime, NotReady, Rejected, SettingsError, UnknownBlock, UnknownField
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,12 +27,17 @@ if TYPE_CHECKING:
     from configbus.author import Author
     from configbus.settings import Settings
 
+SECRET = "s3cret"
 NOBODY = "redis://127.0.0.1:1/0"
 
 
 @pytest.fixture(params=["thread", "asyncio"])
 def driver(request: pytest.FixtureRequest) -> str:
     return str(request.param)
+
+
+def no_argument(*, keyword: int) -> None:
+    """What cannot be called with a change."""
 
 
 class Heard:
@@ -218,7 +227,7 @@ def broken_tiers(database_url: str) -> Iterator[None]:
     tiers = '[{"threshold_pct": "9", "size_reduction_pct": "0"}, {"threshold_pct": "5", "size_reduction_pct": "1"}]'
     edit(
         database_url,
-        "WITH risk AS (UPDATE configbus.risk_config SET drawdown_lookback_days = 77 WHERE status = 'active')"
+        f"WITH risk AS (UPDATE configbus.risk_config SET drawdown_lookback_days = 77 WHERE status = 'active')"  # noqa: S608  # fixed text
         f" UPDATE configbus.trading_config SET drawdown_reduction_tiers = '{tiers}' WHERE status = 'active'",
     )
     yield
@@ -356,7 +365,7 @@ def test_a_closed_bus_still_serves_its_values_and_refuses_the_rest(driver: str, 
         assert bus.reads.get("risk.max_order_attempts") == 3
         assert bus.reads.state is State.STALE
         with pytest.raises(Closed):
-            bus.on_change("risk", lambda change: None)
+            bus.on_change("risk", lambda _change: None)
         with pytest.raises(Closed):
             bus.wait_for(5)
         with pytest.raises(Closed):
@@ -371,7 +380,7 @@ def test_what_could_never_work_is_refused_when_it_is_said(driver: str, worker: d
         with pytest.raises(UnknownBlock, match="trading"):
             bus.on_change("tradin", print)
         with pytest.raises(TypeError, match="must take 1 argument"):
-            bus.on_change("trading", lambda: None)
+            bus.on_change("trading", no_argument)  # type: ignore[arg-type]  # that it cannot be called is the point
         with pytest.raises(UnknownField, match="score_threshold"):
             bus.reads.get("trading.score_treshold")
         assert bus.reads.get("trading.score_treshold", 5) == 5
@@ -391,19 +400,121 @@ def test_a_coroutine_function_is_refused_by_the_bus_of_threads(worker: dict[str,
 
 @pytest.mark.usefixtures("relay")
 def test_opening_and_closing_leaves_no_thread_and_no_descriptor(driver: str, worker: dict[str, Any]) -> None:
-    import os
-
     def descriptors() -> int:
-        return len(os.listdir("/proc/self/fd"))
+        return len(list(Path("/proc/self/fd").iterdir()))
 
     with connected_bus(driver, **worker, require="live") as bus:
-        bus.on_change("*", lambda change: None)
+        bus.on_change("*", lambda _change: None)
     before = (threading.active_count(), descriptors())
     for _ in range(10):
         with connected_bus(driver, **worker) as bus:
-            bus.on_change("*", lambda change: None)
+            bus.on_change("*", lambda _change: None)
     for _ in range(100):
         if threading.active_count() <= before[0]:
             break
         threading.Event().wait(0.02)
     assert (threading.active_count(), descriptors()) <= before
+
+
+class Silent:
+    """A server that accepts connections and never says a word."""
+
+    def __init__(self) -> None:
+        self._server = socket.create_server(("127.0.0.1", 0))
+        self.url = f"redis://:secret@127.0.0.1:{self._server.getsockname()[1]}/0"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        self._server.close()
+
+
+def test_a_server_that_says_nothing_does_not_delay_the_start(driver: str) -> None:
+    with (
+        Silent() as silent,
+        connected_bus(driver, redis_url=silent.url, environment="production", start_timeout=2) as bus,
+    ):
+        assert bus.reads.origin == "layers"
+
+
+def test_a_silent_redis_is_no_hindrance_to_a_start_from_postgres(driver: str, servers: dict[str, Any]) -> None:
+    with Silent() as silent, connected_bus(driver, **servers | {"redis_url": silent.url}, start_timeout=4) as bus:
+        assert bus.reads.origin == "postgres"
+
+
+@pytest.mark.parametrize("query", ["decode_responses=true", "protocol=3", "health_check_interval=1"])
+@pytest.mark.usefixtures("relay")
+def test_what_the_protocol_needs_of_a_connection_is_not_the_urls_to_decide(
+    driver: str, worker: dict[str, Any], query: str
+) -> None:
+    with connected_bus(driver, **worker | {"redis_url": f"{worker['redis_url']}?{query}"}, require="live") as bus:
+        assert bus.reads.origin == "redis"
+
+
+def test_a_password_in_a_broken_url_is_not_repeated(driver: str) -> None:
+    url = f"redis://:{SECRET}#word@localhost"
+    with pytest.raises(SettingsError) as caught, connected_bus(driver, redis_url=url):
+        pass
+    assert SECRET not in "".join(traceback.format_exception(caught.value))
+
+
+@pytest.mark.usefixtures("relay")
+def test_a_cancelled_subscription_is_told_nothing_more_and_forgotten(
+    driver: str, worker: dict[str, Any], author: Author
+) -> None:
+    heard = Heard()
+    with connected_bus(driver, **worker) as bus:
+        subscription = bus.on_change("risk", heard)
+        heard.until(1)
+        bus.cancel(subscription)
+        bus.cancel(subscription)
+        bus.wait_for(author.set({"risk.max_order_attempts": 8}))
+        assert [change.revision for change in heard.changes] == [1]
+        assert not bus.bus._subscriptions  # noqa: SLF001  # what is kept for nobody cannot be seen from outside
+
+
+@pytest.mark.usefixtures("relay")
+async def test_a_callback_that_waited_for_something_cancelled_is_called_again(
+    worker: dict[str, Any], author: Author
+) -> None:
+    seen: asyncio.Queue[int] = asyncio.Queue()
+
+    async def callback(change: Change[Any]) -> None:
+        seen.put_nowait(change.revision)
+        waited_for = asyncio.create_task(asyncio.sleep(60))
+        waited_for.cancel()
+        await waited_for
+
+    async with AsyncConfigBus.connect(**worker) as bus:
+        bus.on_change("risk", callback)
+        for attempts in (8, 9):
+            release = await asyncio.to_thread(author.set, {"risk.max_order_attempts": attempts})
+            await bus.wait_for(release)
+            async with asyncio.timeout(PATIENCE):
+                while await seen.get() < release.revision:
+                    pass
+
+
+@pytest.mark.usefixtures("relay")
+async def test_changes_are_iterated_until_the_bus_is_closed(worker: dict[str, Any], author: Author) -> None:
+    bus = await AsyncConfigBus.connect(**worker)
+    revisions = []
+    async for change in bus.changes("risk"):
+        revisions.append(change.revision)
+        if len(revisions) == 1:
+            await asyncio.to_thread(author.set, {"risk.max_order_attempts": 8})
+        else:
+            await bus.close()
+    assert revisions == [1, 2]
+
+
+@pytest.mark.usefixtures("relay")
+async def test_closing_right_after_a_refresh_ends(worker: dict[str, Any]) -> None:
+    for _ in range(5):
+        bus = await AsyncConfigBus.connect(**worker)
+        await asyncio.wait([asyncio.create_task(bus.refresh()) for _ in range(2)], return_when=asyncio.FIRST_COMPLETED)
+        async with asyncio.timeout(PATIENCE):
+            await bus.close()
+        for _ in range(3):
+            await asyncio.sleep(0)

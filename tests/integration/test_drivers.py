@@ -26,11 +26,11 @@ class HandPublisher:
 
     def __init__(self, port: int) -> None:
         self.url = f"redis://127.0.0.1:{port}/0"
-        self._client = redis.Redis(port=port)
+        self._client: Any = redis.Redis(port=port)
         self._digests: dict[str, str] = {}
         self.head = Head("bus", "1", 1000, 0, wire.EMPTY_STATE)
 
-    def release(self, announce: bool = True, **fields: str) -> None:
+    def release(self, *, announce: bool = True, **fields: str) -> None:
         """Change `risk`, write it down, and say so unless the message is to be lost."""
         revision = self.head.revision + 1
         envelope = {"@revision": str(revision), "@version": "1", "@with": "[]"}

@@ -11,7 +11,7 @@ import redis
 
 from configbus import wire
 from configbus.author import Author
-from configbus.errors import Conflict, Superseded
+from configbus.errors import ConfigBusError, Conflict, Superseded
 from configbus.link import Link, reading_commands, reading_of
 from configbus.publisher import Publisher
 from configbus.store.connect import Place, connected
@@ -28,7 +28,7 @@ PLACE = Place("configbus", "production")
 
 
 @pytest.fixture
-def client(redis_url: str) -> Iterator[redis.Redis]:
+def client(redis_url: str) -> Iterator[Any]:
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
         yield client
 
@@ -70,7 +70,7 @@ def test_an_empty_redis_gets_the_whole_state(settings: Settings, publisher: Publ
 
 
 def test_missing_releases_are_replayed_in_order(
-    published: Settings, publisher: Publisher, lonely: Author, client: redis.Redis
+    published: Settings, publisher: Publisher, lonely: Author, client: Any
 ) -> None:
     channel = client.pubsub()
     channel.subscribe(KEYS.channel)
@@ -79,7 +79,7 @@ def test_missing_releases_are_replayed_in_order(
     with connected(published.require("database_url")) as connection:
         publisher.bring_up(connection)
     assert_complete(published)
-    revisions = []
+    revisions: list[int] = []
     while (message := channel.get_message(timeout=1.0)) is not None:
         if message["type"] == "message":
             revisions.append(wire.read_message(message["data"].encode()).head.revision)
@@ -90,7 +90,7 @@ def test_missing_releases_are_replayed_in_order(
 
 
 def test_a_large_gap_is_laid_down_at_once(
-    published: Settings, publisher: Publisher, lonely: Author, monkeypatch: pytest.MonkeyPatch, client: redis.Redis
+    published: Settings, publisher: Publisher, lonely: Author, monkeypatch: pytest.MonkeyPatch, client: Any
 ) -> None:
     monkeypatch.setattr("configbus.publisher.REPLAY_LIMIT", 3)
     for number in range(5):
@@ -102,7 +102,7 @@ def test_a_large_gap_is_laid_down_at_once(
     assert not client.exists(KEYS.block("nonsense"))
 
 
-def test_many_publishers_at_once_keep_the_order(published: Settings, client: redis.Redis, lonely: Author) -> None:
+def test_many_publishers_at_once_keep_the_order(published: Settings, client: Any, lonely: Author) -> None:
     channel = client.pubsub()
     channel.subscribe(KEYS.channel)
     done = threading.Event()
@@ -116,7 +116,7 @@ def test_many_publishers_at_once_keep_the_order(published: Settings, client: red
                 while not done.is_set():
                     publisher.bring_up(connection)
                 publisher.bring_up(connection)
-        except Exception as fault:
+        except ConfigBusError as fault:
             faults.append(fault)
         link.close()
 
@@ -130,7 +130,7 @@ def test_many_publishers_at_once_keep_the_order(published: Settings, client: red
         thread.join()
     assert not faults
     assert_complete(published)
-    revisions = []
+    revisions: list[int] = []
     while not revisions or revisions[-1] < 61:
         message = channel.get_message(timeout=1.0)
         assert message is not None
@@ -140,14 +140,14 @@ def test_many_publishers_at_once_keep_the_order(published: Settings, client: red
     assert revisions == list(range(2, 62))
 
 
-def test_publishing_again_changes_nothing(published: Settings, publisher: Publisher, client: redis.Redis) -> None:
-    before = {key: client.hgetall(key) for key in client.keys()}
+def test_publishing_again_changes_nothing(published: Settings, publisher: Publisher, client: Any) -> None:
+    before = {key: client.hgetall(key) for key in client.scan_iter()}
     with connected(published.require("database_url")) as connection:
         publisher.bring_up(connection)
-    assert {key: client.hgetall(key) for key in client.keys()} == before
+    assert {key: client.hgetall(key) for key in client.scan_iter()} == before
 
 
-def with_head(client: redis.Redis, settings: Settings, **changes: Any) -> None:
+def with_head(client: Any, settings: Settings, **changes: Any) -> None:
     """Put a whole, well-made head into Redis that differs in these things."""
     from dataclasses import replace
 
@@ -156,7 +156,7 @@ def with_head(client: redis.Redis, settings: Settings, **changes: Any) -> None:
     client.hset(KEYS.head, mapping=replace(head, **changes).fields())
 
 
-def test_a_newer_history_supersedes_the_author(published: Settings, client: redis.Redis) -> None:
+def test_a_newer_history_supersedes_the_author(published: Settings, client: Any) -> None:
     with connected(published.require("database_url")) as connection:
         epoch = newest_head(connection, PLACE).epoch
     with_head(client, published, epoch=epoch + 1)
@@ -167,7 +167,7 @@ def test_a_newer_history_supersedes_the_author(published: Settings, client: redi
 
 
 def test_a_head_of_a_newer_epoch_that_does_not_fit_its_check_is_replaced(
-    published: Settings, publisher: Publisher, client: redis.Redis
+    published: Settings, publisher: Publisher, client: Any
 ) -> None:
     with_head(client, published, epoch=9_999_999_999_999)
     client.hset(KEYS.head, "check", "0" * 32)
@@ -189,7 +189,7 @@ def test_a_head_of_a_newer_epoch_that_does_not_fit_its_check_is_replaced(
     ],
     ids=["junk", "absurd", "missing field", "missing", "other type", "not utf-8", "everything gone"],
 )
-def test_a_broken_head_is_replaced(published: Settings, publisher: Publisher, client: redis.Redis, damage: Any) -> None:
+def test_a_broken_head_is_replaced(published: Settings, publisher: Publisher, client: Any, damage: Any) -> None:
     damage(client)
     with connected(published.require("database_url")) as connection:
         publisher.bring_up(connection)
@@ -197,7 +197,7 @@ def test_a_broken_head_is_replaced(published: Settings, publisher: Publisher, cl
 
 
 def test_a_key_of_another_type_in_the_way_is_replaced(
-    published: Settings, publisher: Publisher, lonely: Author, client: redis.Redis
+    published: Settings, publisher: Publisher, lonely: Author, client: Any
 ) -> None:
     lonely.set({"risk.max_order_attempts": 10})
     client.delete(KEYS.block("risk"), KEYS.index)
@@ -208,7 +208,7 @@ def test_a_key_of_another_type_in_the_way_is_replaced(
     assert_complete(published)
 
 
-def test_another_installation_is_left_alone(published: Settings, publisher: Publisher, client: redis.Redis) -> None:
+def test_another_installation_is_left_alone(published: Settings, publisher: Publisher, client: Any) -> None:
     with_head(client, published, bus="0123456789ab")
     before = client.hgetall(KEYS.head)
     with connected(published.require("database_url")) as connection, pytest.raises(Conflict, match="installation"):
@@ -216,13 +216,13 @@ def test_another_installation_is_left_alone(published: Settings, publisher: Publ
     assert client.hgetall(KEYS.head) == before
 
 
-def test_a_newer_protocol_is_left_alone(published: Settings, publisher: Publisher, client: redis.Redis) -> None:
+def test_a_newer_protocol_is_left_alone(published: Settings, publisher: Publisher, client: Any) -> None:
     client.hset(KEYS.head, "v", "2")
     with connected(published.require("database_url")) as connection, pytest.raises(Conflict, match="newer"):
         publisher.bring_up(connection)
 
 
-def test_a_release_above_the_limit_is_announced_by_names(published: Settings, client: redis.Redis) -> None:
+def test_a_release_above_the_limit_is_announced_by_names(published: Settings, client: Any) -> None:
     tiers = [{"threshold_pct": f"{number / 100:.2f}", "size_reduction_pct": "1.00"} for number in range(1, 800)]
     channel = client.pubsub()
     channel.subscribe(KEYS.channel)
@@ -251,7 +251,7 @@ def test_redis_down_after_the_commit_leaves_the_release_to_the_relay(
         assert row.fetchone() == (10,)
 
 
-def test_head_fields_are_what_the_contract_names(published: Settings, client: redis.Redis) -> None:
+def test_head_fields_are_what_the_contract_names(published: Settings, client: Any) -> None:
     head = client.hgetall(KEYS.head)
     wanted = {"bus", "v", "system", "epoch", "revision", "state", "check", "published_at", "asof"}
     assert set(head) == wanted
@@ -263,3 +263,20 @@ def test_head_fields_are_what_the_contract_names(published: Settings, client: re
     assert block["@with"] == '["risk"]'
     assert client.hget(KEYS.index, "trading") == f"1:{wire.read_entry('trading', block).mark.digest}"
     assert published.environment == "production"
+
+
+def test_what_no_worker_can_read_does_not_keep_other_blocks_from_being_published(
+    published: Settings, client: Any
+) -> None:
+    deep = "[" * 1500 + "]" * 1500
+    with psycopg.connect(published.require("database_url")) as connection:
+        connection.execute(
+            "UPDATE configbus.trading_config SET drawdown_reduction_tiers = %s::jsonb WHERE status = 'active'", [deep]
+        )
+    with Author(published) as author:
+        release = author.set({"risk.max_order_attempts": 9})
+        assert release.blocks == ("risk",)
+        assert client.hget(KEYS.block("risk"), "max_order_attempts") == "9"
+        assert_complete(published)
+        author.set({"trading.drawdown_reduction_tiers": []})
+    assert client.hget(KEYS.block("trading"), "drawdown_reduction_tiers") == "[]"

@@ -19,7 +19,7 @@ from configbus.author import Author
 from configbus.link import Link
 from configbus.store.connect import Place, connected
 from configbus.store.releases import newest_head
-from configbus.wire import Head, Keys, bookmark, read_message
+from configbus.wire import Head, Keys, Message, bookmark, read_message
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,11 +28,11 @@ if TYPE_CHECKING:
 
 KEYS = Keys("configbus", "production")
 STAMP = (Path(configbus.relay.__file__).parent / "stamp.lua").read_text()
-SHA = hashlib.sha1(STAMP.encode()).hexdigest()
+SHA = hashlib.sha1(STAMP.encode(), usedforsecurity=False).hexdigest()
 
 
 @pytest.fixture
-def client(redis_url: str) -> Iterator[redis.Redis]:
+def client(redis_url: str) -> Iterator[Any]:
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
         yield client
 
@@ -51,32 +51,32 @@ def edit(settings: Settings, number: int) -> None:
         connection.execute("UPDATE configbus.risk_config SET max_order_attempts = %s WHERE status = 'active'", [number])
 
 
-def test_plain_sql_is_published(relay: Settings, client: redis.Redis) -> None:
+def test_plain_sql_is_published(relay: Settings, client: Any) -> None:
     edit(relay, 9)
     until(lambda: client.hget(KEYS.block("risk"), "max_order_attempts") == "9")
 
 
-def test_plain_sql_is_published_even_if_no_bell_rings(relay: Settings, client: redis.Redis) -> None:
+def test_plain_sql_is_published_even_if_no_bell_rings(relay: Settings, client: Any) -> None:
     with psycopg.connect(relay.require("database_url")) as connection:
         connection.execute("SELECT set_config('configbus.publishes', 'on', true)")
         connection.execute("UPDATE configbus.risk_config SET max_order_attempts = 9 WHERE status = 'active'")
     until(lambda: client.hget(KEYS.block("risk"), "max_order_attempts") == "9")
 
 
-def test_what_a_dead_author_left_is_published(relay: Settings, client: redis.Redis) -> None:
+def test_what_a_dead_author_left_is_published(relay: Settings, client: Any) -> None:
     with Author(replace(relay, redis_url="redis://127.0.0.1:1/0")) as author:
         author.set({"risk.max_order_attempts": 11})
     until(lambda: client.hget(KEYS.block("risk"), "max_order_attempts") == "11")
 
 
-def test_an_emptied_redis_is_filled_again(relay: Settings, client: redis.Redis) -> None:
+def test_an_emptied_redis_is_filled_again(relay: Settings, client: Any) -> None:
     client.flushall()
     until(lambda: client.hget(KEYS.head, "asof") is not None)
     assert client.hget(KEYS.block("risk"), "max_order_attempts") == "3"
     assert relay.environment == "production"
 
 
-def test_many_relays_do_what_one_does(published: Settings, client: redis.Redis) -> None:
+def test_many_relays_do_what_one_does(published: Settings, client: Any) -> None:
     with running_relay(published), running_relay(published), running_relay(published):
         for number in range(4, 24):
             edit(published, number)
@@ -84,11 +84,11 @@ def test_many_relays_do_what_one_does(published: Settings, client: redis.Redis) 
         until(lambda: client.hget(KEYS.head, "revision") == "21")
 
 
-def test_bookmarks_come_and_the_stamp_moves(relay: Settings, client: redis.Redis) -> None:
+def test_bookmarks_come_and_the_stamp_moves(relay: Settings, client: Any) -> None:
     channel = client.pubsub()
     channel.subscribe(KEYS.channel)
     first = client.hget(KEYS.head, "asof")
-    heads = []
+    heads: list[Message] = []
     while len(heads) < 2:
         message = channel.get_message(timeout=2.0)
         assert message is not None
@@ -101,7 +101,7 @@ def test_bookmarks_come_and_the_stamp_moves(relay: Settings, client: redis.Redis
 
 
 def test_a_relay_waits_for_its_servers_and_comes_back(
-    settings: Settings, client: redis.Redis, caplog: pytest.LogCaptureFixture
+    settings: Settings, client: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     down = replace(settings, redis_url="redis://127.0.0.1:1/0")
     with running_relay(down):
@@ -125,14 +125,14 @@ class Stamped:
         return str(answer.decode())
 
 
-def test_a_stamp_is_stored_as_it_is(published: Settings, client: redis.Redis) -> None:
+def test_a_stamp_is_stored_as_it_is(published: Settings, client: Any) -> None:
     stamp = Stamped(published)
     assert stamp(stamp.head, 2_000_000_000_000_000) == "stamped"
     assert stamp(stamp.head, 1_000_000_000_000_000) == "stamped"
     assert client.hget(KEYS.head, "asof") == "1000000000000000"
 
 
-def test_a_zombie_relay_of_an_older_history_cannot_stamp(published: Settings, client: redis.Redis) -> None:
+def test_a_zombie_relay_of_an_older_history_cannot_stamp(published: Settings, client: Any) -> None:
     """It read its own, superseded Postgres; what Redis holds is not what it has seen."""
     stamp = Stamped(published)
     before = client.hget(KEYS.head, "asof")
@@ -142,7 +142,7 @@ def test_a_zombie_relay_of_an_older_history_cannot_stamp(published: Settings, cl
     assert client.hget(KEYS.head, "asof") == before
 
 
-def test_a_head_behind_postgres_is_not_stamped(published: Settings, client: redis.Redis) -> None:
+def test_a_head_behind_postgres_is_not_stamped(published: Settings, client: Any) -> None:
     """The publish script was refused while the stamp would work: Redis lacks what is committed."""
     stamp = Stamped(published)
     before = client.hget(KEYS.head, "asof")
@@ -150,15 +150,15 @@ def test_a_head_behind_postgres_is_not_stamped(published: Settings, client: redi
     assert client.hget(KEYS.head, "asof") == before
 
 
-def test_a_head_of_another_state_at_the_same_revision_is_not_stamped(published: Settings, client: redis.Redis) -> None:
+def test_a_head_of_another_state_at_the_same_revision_is_not_stamped(published: Settings, client: Any) -> None:
     stamp = Stamped(published)
     before = client.hget(KEYS.head, "asof")
     assert stamp(replace(stamp.head, state="f" * 32), 7) == "another state"
     assert client.hget(KEYS.head, "asof") == before
 
 
-def test_a_redis_set_back_to_an_old_copy_is_not_stamped_but_brought_up(relay: Settings, client: redis.Redis) -> None:
-    raw = redis.Redis.from_url(relay.require("redis_url"))
+def test_a_redis_set_back_to_an_old_copy_is_not_stamped_but_brought_up(relay: Settings, client: Any) -> None:
+    raw: Any = redis.Redis.from_url(relay.require("redis_url"))
     old = {key: raw.dump(key) for key in raw.keys("configbus:*")}
     with Author(relay) as author:
         author.set({"risk.max_order_attempts": 12})
@@ -171,7 +171,7 @@ def test_a_redis_set_back_to_an_old_copy_is_not_stamped_but_brought_up(relay: Se
     raw.close()
 
 
-def test_no_stamp_without_a_head(published: Settings, client: redis.Redis) -> None:
+def test_no_stamp_without_a_head(published: Settings, client: Any) -> None:
     stamp = Stamped(published)
     client.delete(KEYS.head)
     assert stamp(stamp.head, 7) == "no head"

@@ -189,6 +189,6 @@ def read_store(settings: Settings, seconds: float) -> Reading:
     return Reading(0, state.head.fields(), index, {entry.name: entry_fields(entry) for entry in state.entries})
 
 
-def report(level: str, event: str, facts: Mapping[str, Any], environment: str) -> None:
+def report(level: str, event: str, facts: Mapping[str, Any], settings: Settings) -> None:
     """Log what the follower reported."""
-    getattr(log, level)(event, environment=environment, **facts)
+    getattr(log, level)(event, environment=settings.environment, worker=settings.worker, **facts)
