@@ -17,7 +17,7 @@ up: $(INSTALLED)
 	@.venv/bin/configbus up
 
 test: $(INSTALLED)
-	@.venv/bin/pytest -n 2
+	@.venv/bin/pytest -n 3
 
 check: $(INSTALLED)
 	@.venv/bin/ruff check

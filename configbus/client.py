@@ -88,12 +88,12 @@ class ConfigBus(Reads):
         self._started = False
         self._closing = threading.Event()
         self._inbox: deque[follow.Event] = deque()
-        self._wake, self._waker = socket.socketpair()
-        self._wake.setblocking(False)
-        self._waker.setblocking(False)
         url = the_plan.settings.require("redis_url")
         name = the_plan.settings.worker
         self._push, self._poll = Link(url, worker=name), Link(url, worker=name)
+        self._wake, self._waker = socket.socketpair()
+        self._wake.setblocking(False)
+        self._waker.setblocking(False)
         self._poll_lock = threading.Lock()
         self._looks: queue.SimpleQueue[float | None] = queue.SimpleQueue()
         self._tickets = 0

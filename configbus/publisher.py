@@ -167,6 +167,6 @@ def _found(values: list[bytes | None]) -> Found:
     """What HMGET or the script brought; anything but all the fields means that the key is no hash."""
     if len(values) != len(HEAD_FIELDS):
         return Found(b"not a hash", {"head": "not a hash"})
-    parts = [value or b"" for value in values]
-    fields = {field: part.decode(errors="replace") for field, part in zip(HEAD_FIELDS, parts, strict=True)}
-    return Found(b"\n".join(parts), fields if any(parts) else {})
+    present = {field: value for field, value in zip(HEAD_FIELDS, values, strict=True) if value is not None}
+    fields = {field: value.decode(errors="replace") for field, value in present.items()}
+    return Found(b"\n".join(value or b"" for value in values), fields)

@@ -22,7 +22,7 @@ from configbus.block import Block, problems
 from configbus.errors import InvalidValue, Problem, UnknownField
 from configbus.fields import nested_models, nested_types
 from configbus.names import near
-from configbus.wire import entry_text, read_value
+from configbus.wire import entry_text, members
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -42,7 +42,7 @@ def with_values(domain: Domain, name: str, content: Mapping[str, str], given: Se
     Raises UnknownField for a path that is not there, InvalidValue with every problem found.
     """
     texts = dict(content)
-    documents: dict[str, Any] = {}
+    taken: list[tuple[list[str], Any]] = []
     found: list[Problem] = []
     for parts, value in given:
         if parts[0] not in domain.model.model_fields:
@@ -52,31 +52,37 @@ def with_values(domain: Domain, name: str, content: Mapping[str, str], given: Se
         except InvalidValue as error:
             found += error.problems
             continue
-        if len(parts) > 1:
-            whole = documents.get(parts[0], read_value(texts[parts[0]]))
-            _put(whole, name, parts, plain)
-            plain = whole
-        documents[parts[0]] = plain
-        texts[parts[0]] = json.dumps(plain)
+        whole = texts.get(parts[0], "null")
+        texts[parts[0]] = _put(whole, parts[1:], json.dumps(plain), f"{name} has no {'.'.join(parts)!r}")
+        taken.append((parts, plain))
     try:
         block = domain.model.model_validate_json(entry_text(texts.items()), strict=True, extra="forbid")
     except ValidationError as error:
         raise InvalidValue([*found, *_with_near(domain, problems(name, error))]) from error
-    for field, document in documents.items():
-        found += _bent(document, getattr(block, field), f"{name}.{field}")
+    for parts, plain in taken:
+        found += _bent(plain, _at(block, parts), ".".join((name, *parts)))
     if found:
         raise InvalidValue(found)
     return block
 
 
-def _put(document: Any, name: str, parts: list[str], value: Any) -> None:
-    place = document
-    for part in parts[1:-1]:
-        place = place.get(part) if isinstance(place, dict) else None
-    known = place if isinstance(place, dict) else {}
-    if parts[-1] not in known:
-        raise UnknownField(f"{name} has no {'.'.join(parts)!r}", near(parts[-1], known))
-    known[parts[-1]] = value
+def _put(whole: str, parts: Sequence[str], value: str, missing: str) -> str:
+    """A JSON text with another text put in at nested parts; what stands beside it keeps every digit."""
+    if not parts:
+        return value
+    try:
+        inner = members(whole)
+    except ValueError:
+        inner = {}
+    if parts[0] not in inner:
+        raise UnknownField(missing, near(parts[0], inner))
+    return entry_text((inner | {parts[0]: _put(inner[parts[0]], parts[1:], value, missing)}).items())
+
+
+def _at(value: Any, parts: Sequence[str]) -> Any:
+    for part in parts:
+        value = value[part] if isinstance(value, Mapping) else getattr(value, part)
+    return value
 
 
 def valid_content(domain: Domain, content: Mapping[str, str]) -> Block | None:

@@ -172,7 +172,7 @@ def xor(state: str, digests: Iterable[str]) -> str:
 def entry_text(fields: Iterable[tuple[str, str]]) -> str:
     """The text of an entry from its fields in any order."""
     ordered = sorted(fields, key=lambda pair: (len(pair[0]), pair[0]))
-    return "{" + ", ".join(f'"{field}": {value}' for field, value in ordered) + "}"
+    return "{" + ", ".join(f"{json.dumps(field)}: {value}" for field, value in ordered) + "}"
 
 
 def read_entry(name: str, fields: Mapping[str, str]) -> Entry:

@@ -41,6 +41,12 @@ def server_directory() -> Iterator[Path]:
         yield Path(directory)
 
 
+@pytest.fixture
+def tmp_path(server_directory: Path) -> Path:
+    """Instead of pytest's own: in memory, gone with the session, and short enough for any socket."""
+    return Path(tempfile.mkdtemp(dir=server_directory))
+
+
 @pytest.fixture(scope="session")
 def postgres(server_directory: Path) -> Iterator[EmbeddedPostgres]:
     with EmbeddedPostgres(server_directory / "postgres", durable=False) as server:

@@ -227,7 +227,7 @@ UNKNOWN: dict[str, tuple[type[ConfigBusError], str, tuple[str, ...]]] = {
     "lane/a/b.fast_bars": (UnknownBlock, "needs a key", ()),
     "lane/c.fast_bars": (UnknownBlock, "'lane/c' has no active row in production", ()),
     "trading": (UnknownField, "trading", ()),
-    "trading.": (UnknownField, "trading has no field ''", ()),
+    "trading.": (UnknownField, "trading.FIELD", ()),
     "": (UnknownBlock, "there is no domain ''", ()),
     "..": (UnknownBlock, "there is no domain ''", ()),
     "trading.__proto__": (UnknownField, "__proto__", ()),

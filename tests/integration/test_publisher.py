@@ -182,12 +182,22 @@ def test_a_head_of_a_newer_epoch_that_does_not_fit_its_check_is_replaced(
         lambda client: client.hset(KEYS.head, "revision", "not a number"),
         lambda client: client.hset(KEYS.head, "revision", "9007199254740993"),
         lambda client: client.hdel(KEYS.head, "state"),
+        lambda client: client.hdel(KEYS.head, "v"),
         lambda client: client.delete(KEYS.head),
         lambda client: (client.delete(KEYS.head), client.set(KEYS.head, "text")),
         lambda client: client.hset(KEYS.head, "bus", b"\xff\xfe"),
         lambda client: client.flushall(),
     ],
-    ids=["junk", "absurd", "missing field", "missing", "other type", "not utf-8", "everything gone"],
+    ids=[
+        "junk",
+        "absurd",
+        "missing field",
+        "missing protocol",
+        "missing",
+        "other type",
+        "not utf-8",
+        "everything gone",
+    ],
 )
 def test_a_broken_head_is_replaced(published: Settings, publisher: Publisher, client: Any, damage: Any) -> None:
     damage(client)

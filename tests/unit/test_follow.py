@@ -1190,6 +1190,22 @@ def test_a_refresh_loads_and_is_answered_when_that_is_done() -> None:
     assert [size(snapshot) for snapshot in script.adopted] == [2]
 
 
+def test_a_refresh_that_comes_during_a_load_is_answered_by_one_that_began_after_it() -> None:
+    history = base()
+    script = live(history)
+    script.answer(Refresh(next(TICKETS)))
+    assert script.answer(Failed("timeout")) == Wait(0.01, 0.05)
+    late = Refresh(next(TICKETS))
+    assert script.answer(late) == Read((), 1.0)
+    assert script.answer(reading(history)) == Read((), 1.0)
+    assert script.refreshed == [None]
+    history.release({"strategy/a": {"size": 2}})
+    assert isinstance(script.read(history), Receive)
+    assert script.told[-1] == Refreshed(late.ticket, None)
+    assert script.refreshed == [None, None]
+    assert [size(snapshot) for snapshot in script.adopted] == [2]
+
+
 def test_a_refresh_that_came_to_nothing_says_why() -> None:
     script = live(base())
     script.answer(Refresh(next(TICKETS)))

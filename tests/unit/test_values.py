@@ -34,6 +34,7 @@ class Inner(BaseModel):
     size: int = 1
     ratio: float = 0.5
     exact: Decimal = Field(Decimal("1.00"), max_digits=5, decimal_places=2)
+    wide: Decimal = Field(Decimal("0.5"), max_digits=30, decimal_places=25)
     names: list[str] = ["a"]
 
 
@@ -412,6 +413,28 @@ def test_a_nested_part_is_put_in_place_and_nothing_else_changes() -> None:
     assert "door.inner.size: " in refusal(lambda: put("word", "inner", "size"), "door.inner.size")
 
 
+def test_the_neighbours_of_a_nested_part_keep_every_digit() -> None:
+    stored = members(STORED) | {"inner": '{"size": 1, "wide": "0.1234567890123456789012345"}'}
+    block = with_values(DOMAIN, "door", stored, [(["inner", "size"], 7)])
+    assert getattr(block, "inner") == Inner(size=7, wide=Decimal("0.1234567890123456789012345"))  # noqa: B009  # a Block
+
+
+def test_a_nested_part_of_a_field_that_stored_content_does_not_have_yet_is_put_or_refused() -> None:
+    try:
+        block = with_values(DOMAIN, "door", {}, [(["inner", "size"], 7)])
+    except (InvalidValue, UnknownField) as refused:
+        assert "inner" in str(refused)  # noqa: PT017  # either will do
+    else:
+        assert block == DoorConfig(inner=Inner(size=7))
+
+
+def test_a_nested_part_of_stored_content_that_cannot_be_read_is_refused() -> None:
+    # Raw SQL can put into a JSONB column what no model reads.
+    stored = members(STORED) | {"anything": f'{{"a": {"[" * 3_000}{"]" * 3_000}, "b": 1}}'}
+    assert refusal(lambda: with_values(DOMAIN, "door", stored, [(["anything", "b"], 7)]), "door")
+    assert with_values(DOMAIN, "door", stored, [(["anything", "a"], 7)]).model_dump()["anything"] == {"a": 7, "b": 1}
+
+
 def test_all_values_of_one_call_are_judged_together() -> None:
     domain = domain_of(TradingConfig)
     given_ = [(["min_position_sol"], "2"), (["max_position_sol"], "3")]
@@ -488,15 +511,16 @@ def test_stored_content_of_other_versions_of_the_code_is_a_block() -> None:
     assert valid_content(DOMAIN, content) == DoorConfig()
 
 
-JSON = st.recursive(
+PLAIN = (
     st.none()
     | st.booleans()
     | st.integers(-(2**63), 2**63 - 1)
     | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8),
-    lambda parts: st.lists(parts, max_size=3) | st.dictionaries(st.from_regex(r"[a-z]{1,5}", fullmatch=True), parts),
-    max_leaves=8,
+    | st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=8)
 )
+NAMES = st.from_regex(r"[a-z]{1,5}", fullmatch=True)
+NESTED = PLAIN | st.lists(PLAIN, max_size=3) | st.dictionaries(NAMES, PLAIN, max_size=3)
+JSON = NESTED | st.lists(NESTED, max_size=3) | st.dictionaries(NAMES, NESTED, max_size=3)
 
 
 @given(document=st.dictionaries(st.sampled_from(["a", "b", "c"]), JSON))

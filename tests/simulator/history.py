@@ -1,0 +1,60 @@
+"""What happened in a run, for the checker to judge and for people to read."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from configbus.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from configbus.catalogue import Catalogue
+    from configbus.snapshot import Selection
+    from simulator.postgres import Postgres
+
+SHOWN = 40
+
+
+@dataclass(slots=True)
+class Life:
+    """One run of a worker's program, from its start to its end."""
+
+    name: str
+    catalogue: Catalogue
+    selection: Selection
+    adoptions: list[tuple[float, Snapshot]] = field(default_factory=list)
+    vouches: list[tuple[float, float]] = field(default_factory=list)
+    """When the worker was told, and the instant up to which its copy is complete."""
+    asked: list[float] = field(default_factory=list)
+    """When a refresh was asked for; the first has ticket 1."""
+    answers: list[tuple[int, str | None, float]] = field(default_factory=list)
+    """Ticket, fault, and when the last reading before it began."""
+    leaks: list[tuple[float, str]] = field(default_factory=list)
+    end: float = math.inf
+
+
+@dataclass(slots=True)
+class History:
+    """A whole run. `events` are instants, who, and what, with the facts that belong to it."""
+
+    seed: int
+    postgres: Postgres
+    lives: list[Life] = field(default_factory=list)
+    events: list[tuple[float, str, str, Any]] = field(default_factory=list)
+    quiet: float = math.inf
+    end: float = math.inf
+
+    def told(self, until: float) -> str:
+        """The last events up to an instant."""
+        events = [event for event in self.events if event[0] <= until][-SHOWN:]
+        return "\n".join(f"{at:9.4f}  {who:8} {what} {_fact(facts)}" for at, who, what, facts in events)
+
+
+def _fact(fact: Any) -> str:
+    if isinstance(fact, Snapshot):
+        shown = {
+            name: adopted.mark.revision if adopted.mark else None for name, adopted in sorted(fact.adopted.items())
+        }
+        return f"{fact.epoch % 1000}:{fact.revision} from {fact.origin} {shown} held {sorted(fact.held)}"
+    return "" if fact is None else str(fact)
