@@ -12,13 +12,13 @@ import random
 from collections import deque
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
-from configbus import follow
+from configbus import protocol
 from configbus.aiolink import AsyncLink
 from configbus.change import Change, Pending, changes_between, read_target
 from configbus.errors import Closed, ConfigBusError, NotInTime, Unavailable
-from configbus.follow import ANSWER_SECONDS, DONE, Failed
 from configbus.link import looking_commands, pushed, reading_commands, reading_of
 from configbus.log import log
+from configbus.protocol import ANSWER_SECONDS, DONE, Failed
 from configbus.reads import Reads, check_callback, now, plan, reached, read_store, report
 from configbus.snapshot import LIVE_SECONDS, Snapshot, State
 from configbus.wire import Malformed
@@ -104,7 +104,7 @@ class AsyncConfigBus(Reads):
         self._poll_lock = asyncio.Lock()
         self._started = False
         self._closed = False
-        self._inbox: deque[follow.Event] = deque()
+        self._inbox: deque[protocol.Event] = deque()
         self._reading: asyncio.Task[Any] | None = None
         self._nudged: asyncio.Future[None] | None = None
         self._turned: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -238,7 +238,7 @@ class AsyncConfigBus(Reads):
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def _post(self, event: follow.Event) -> None:
+    def _post(self, event: protocol.Event) -> None:
         self._inbox.append(event)
         self._nudge()
 
@@ -264,47 +264,49 @@ class AsyncConfigBus(Reads):
                 log.exception("follower_failed", environment=self._environment)
                 await asyncio.sleep(RESTART_SECONDS)
 
-    async def _perform(self, command: follow.Command) -> follow.Event:
+    async def _perform(self, command: protocol.Command) -> protocol.Event:
         match command:
-            case follow.Receive(until):
+            case protocol.Receive(until):
                 return await self._receive(until)
-            case follow.Adopt(snapshot):
+            case protocol.Adopt(snapshot):
                 self._adopt(snapshot)
-            case follow.Vouch(since):
+            case protocol.Vouch(since):
                 self._vouched = since
                 self._turn()
-            case follow.Look():
+            case protocol.Look():
                 self._spawn(self._look(now()))
-            case follow.Subscribe() | follow.Ping() | follow.Read() | follow.ReadStore():
+            case protocol.Subscribe() | protocol.Ping() | protocol.Read() | protocol.ReadStore():
                 return await self._ask(command)
-            case follow.Wait(shortest, longest):
+            case protocol.Wait(shortest, longest):
                 return await self._pause(random.uniform(shortest, longest))  # noqa: S311  # jitter, not a secret
-            case follow.Refreshed(ticket, fault):
+            case protocol.Refreshed(ticket, fault):
                 self._answer_refreshers(ticket, fault)
-            case follow.Report(level, event, facts):
+            case protocol.Report(level, event, facts):
                 report(level, event, facts, self._plan.settings)
         return DONE
 
-    async def _ask(self, command: follow.Subscribe | follow.Ping | follow.Read | follow.ReadStore) -> follow.Event:
+    async def _ask(
+        self, command: protocol.Subscribe | protocol.Ping | protocol.Read | protocol.ReadStore
+    ) -> protocol.Event:
         try:
             match command:
-                case follow.Subscribe(seconds):
+                case protocol.Subscribe(seconds):
                     await self._drop_reading()
                     await self._push.close()
                     await self._push.send(("SUBSCRIBE", self._plan.keys.channel), seconds=seconds)
-                case follow.Ping():
+                case protocol.Ping():
                     await self._push.send(("PING",))
-                case follow.Read(names, seconds):
+                case protocol.Read(names, seconds):
                     async with self._poll_lock:
                         replies = await self._poll.call(*reading_commands(self._plan.keys, names), seconds=seconds)
                     return reading_of(replies, names)
-                case follow.ReadStore(seconds):
+                case protocol.ReadStore(seconds):
                     return await asyncio.to_thread(read_store, self._plan.settings, seconds)
         except (ConfigBusError, Malformed) as error:
             return Failed(str(error))
         return DONE
 
-    async def _receive(self, until: float) -> follow.Event:
+    async def _receive(self, until: float) -> protocol.Event:
         drained = False
         while True:
             if (refresh := self._wanted_refresh()) is not None:
@@ -318,32 +320,32 @@ class AsyncConfigBus(Reads):
                 done, self._reading = self._reading, None
                 error = done.exception()
                 if isinstance(error, ConfigBusError):
-                    return follow.Lost(str(error))
+                    return protocol.Lost(str(error))
                 return pushed(done.result())
             remaining = until - now()
             if self._closed:
-                return follow.Nothing()
+                return protocol.Nothing()
             if remaining > 0:
                 await self._sleep(remaining)
             elif drained:
-                return follow.Nothing()
+                return protocol.Nothing()
             else:
                 for _ in range(DRAIN_TURNS):
                     await asyncio.sleep(0)
                 drained = True
 
-    def _wanted_refresh(self) -> follow.Refresh | None:
+    def _wanted_refresh(self) -> protocol.Refresh | None:
         if self._tickets == self._handed_over:
             return None
         self._handed_over = self._tickets
-        return follow.Refresh(self._handed_over)
+        return protocol.Refresh(self._handed_over)
 
     def _answer_refreshers(self, ticket: int, fault: str | None) -> None:
         for number in [number for number in self._refreshers if number <= ticket]:
             if not (answer := self._refreshers.pop(number)).done():
                 answer.set_result(fault)
 
-    async def _pause(self, seconds: float) -> follow.Event:
+    async def _pause(self, seconds: float) -> protocol.Event:
         until = now() + seconds
         while not self._closed and (remaining := until - now()) > 0:
             if (refresh := self._wanted_refresh()) is not None:
@@ -382,12 +384,12 @@ class AsyncConfigBus(Reads):
                 replies = await self._poll.call(*looking_commands(self._plan.keys))
                 generation = self._poll.generation
             reading = reading_of(replies, ())
-            self._post(follow.Looked(asked, generation, reading.time, reading.head))
+            self._post(protocol.Looked(asked, generation, reading.time, reading.head))
         except (ConfigBusError, Malformed) as error:
-            self._post(follow.LookFailed(str(error)))
+            self._post(protocol.LookFailed(str(error)))
         except Exception as error:
             log.exception("look_failed", environment=self._environment)
-            self._post(follow.LookFailed(repr(error)))
+            self._post(protocol.LookFailed(repr(error)))
 
     async def _watch_state(self, callback: Callable[[State, State], object], told: State) -> None:
         while True:

@@ -10,8 +10,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from configbus.errors import SettingsError, Unavailable
-from configbus.follow import ANSWER_SECONDS
 from configbus.link import BAD_URL, FAULTS, options
+from configbus.protocol import ANSWER_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence

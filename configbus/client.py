@@ -14,12 +14,12 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
-from configbus import follow
+from configbus import protocol
 from configbus.change import Change, Pending, changes_between, read_target
 from configbus.errors import Closed, ConfigBusError, NotInTime, Unavailable
-from configbus.follow import ANSWER_SECONDS, DONE, Failed
 from configbus.link import Link, looking_commands, pushed, reading_commands, reading_of
 from configbus.log import log
+from configbus.protocol import ANSWER_SECONDS, DONE, Failed
 from configbus.reads import Reads, check_callback, now, plan, reached, read_store, report
 from configbus.snapshot import LIVE_SECONDS, Snapshot, State
 from configbus.wire import Malformed
@@ -87,7 +87,7 @@ class ConfigBus(Reads):
         self._changed = threading.Condition()
         self._started = False
         self._closing = threading.Event()
-        self._inbox: deque[follow.Event] = deque()
+        self._inbox: deque[protocol.Event] = deque()
         url = the_plan.settings.require("redis_url")
         name = the_plan.settings.worker
         self._push, self._poll = Link(url, worker=name), Link(url, worker=name)
@@ -232,7 +232,7 @@ class ConfigBus(Reads):
         if self._closing.is_set():
             raise Closed(f"{action}: the bus is closed; connect a new one")
 
-    def _post(self, event: follow.Event) -> None:
+    def _post(self, event: protocol.Event) -> None:
         self._inbox.append(event)
         self._nudge()
 
@@ -261,52 +261,52 @@ class ConfigBus(Reads):
             event = self._perform(command)
             command = steps.send((event, now()))
 
-    def _perform(self, command: follow.Command) -> follow.Event:
+    def _perform(self, command: protocol.Command) -> protocol.Event:
         match command:
-            case follow.Receive(until):
+            case protocol.Receive(until):
                 return self._receive(until)
-            case follow.Adopt(snapshot):
+            case protocol.Adopt(snapshot):
                 self._adopt(snapshot)
-            case follow.Vouch(since):
+            case protocol.Vouch(since):
                 with self._changed:
                     self._vouched = since
                     self._changed.notify_all()
-            case follow.Look():
+            case protocol.Look():
                 self._looks.put(now())
-            case follow.Subscribe() | follow.Ping() | follow.Read() | follow.ReadStore():
+            case protocol.Subscribe() | protocol.Ping() | protocol.Read() | protocol.ReadStore():
                 return self._ask(command)
-            case follow.Wait(shortest, longest):
+            case protocol.Wait(shortest, longest):
                 return self._pause(random.uniform(shortest, longest))  # noqa: S311  # jitter, not a secret
-            case follow.Refreshed(ticket, fault):
+            case protocol.Refreshed(ticket, fault):
                 self._answer_refreshers(ticket, fault)
-            case follow.Report(level, event, facts):
+            case protocol.Report(level, event, facts):
                 report(level, event, facts, self._plan.settings)
         return DONE
 
-    def _ask(self, command: follow.Subscribe | follow.Ping | follow.Read | follow.ReadStore) -> follow.Event:
+    def _ask(self, command: protocol.Subscribe | protocol.Ping | protocol.Read | protocol.ReadStore) -> protocol.Event:
         try:
             match command:
-                case follow.Subscribe(seconds):
+                case protocol.Subscribe(seconds):
                     self._push.close()
                     self._push.limit(seconds)
                     self._push.send(("SUBSCRIBE", self._plan.keys.channel))
-                case follow.Ping():
+                case protocol.Ping():
                     self._push.send(("PING",))
-                case follow.Read(names, seconds):
+                case protocol.Read(names, seconds):
                     with self._poll_lock:
                         self._poll.limit(seconds)
                         return reading_of(self._poll.call(*reading_commands(self._plan.keys, names)), names)
-                case follow.ReadStore(seconds):
+                case protocol.ReadStore(seconds):
                     return read_store(self._plan.settings, seconds)
         except (ConfigBusError, Malformed) as error:
             return Failed(str(error))
         return DONE
 
-    def _wanted_refresh(self) -> follow.Refresh | None:
+    def _wanted_refresh(self) -> protocol.Refresh | None:
         if self._tickets == self._handed_over:
             return None
         self._handed_over = self._tickets
-        return follow.Refresh(self._handed_over)
+        return protocol.Refresh(self._handed_over)
 
     def _answer_refreshers(self, ticket: int, fault: str | None) -> None:
         with self._changed:
@@ -315,7 +315,7 @@ class ConfigBus(Reads):
         for answer in answers:
             answer.put(fault)
 
-    def _pause(self, seconds: float) -> follow.Event:
+    def _pause(self, seconds: float) -> protocol.Event:
         until = now() + seconds
         while not self._closing.is_set() and (remaining := until - now()) > 0:
             if (refresh := self._wanted_refresh()) is not None:
@@ -332,7 +332,7 @@ class ConfigBus(Reads):
         with contextlib.suppress(BlockingIOError):
             self._wake.recv(4096)
 
-    def _receive(self, until: float) -> follow.Event:
+    def _receive(self, until: float) -> protocol.Event:
         try:
             descriptors = [self._wake.fileno(), self._push.fileno()]
             while not self._closing.is_set():
@@ -343,11 +343,11 @@ class ConfigBus(Reads):
                 if self._push.readable():
                     return pushed(self._push.receive())
                 if (remaining := until - now()) <= 0:
-                    return follow.Nothing()
+                    return protocol.Nothing()
                 self._sleep(descriptors, remaining)
         except ConfigBusError as error:
-            return follow.Lost(str(error))
-        return follow.Nothing()
+            return protocol.Lost(str(error))
+        return protocol.Nothing()
 
     def _adopt(self, snapshot: Snapshot) -> None:
         with self._changed:
@@ -370,12 +370,12 @@ class ConfigBus(Reads):
                     replies = self._poll.call(*looking_commands(self._plan.keys))
                     generation = self._poll.generation
                 reading = reading_of(replies, ())
-                self._post(follow.Looked(asked, generation, reading.time, reading.head))
+                self._post(protocol.Looked(asked, generation, reading.time, reading.head))
             except (ConfigBusError, Malformed) as error:
-                self._post(follow.LookFailed(str(error)))
+                self._post(protocol.LookFailed(str(error)))
             except Exception as error:
                 log.exception("look_failed", environment=self._environment)
-                self._post(follow.LookFailed(repr(error)))
+                self._post(protocol.LookFailed(repr(error)))
         self._poll.close()
 
     def _watch_state(self, callback: Callable[[State, State], object], told: State) -> None:

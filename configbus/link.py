@@ -13,7 +13,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from configbus.errors import SettingsError, Unavailable
-from configbus.follow import ANSWER_SECONDS, Arrived, Event, Pong, Reading, Subscribed
+from configbus.protocol import ANSWER_SECONDS, Arrived, Event, Pong, Reading, Subscribed
 from configbus.wire import Keys, Malformed
 
 if TYPE_CHECKING:

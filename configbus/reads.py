@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from configbus.block import Block
 from configbus.errors import NotReady, Rejected
-from configbus.follow import Follower, Reading
+from configbus.follow import Follower
 from configbus.log import log
+from configbus.protocol import Reading
 from configbus.snapshot import MISSING, NOWHERE, Origin, Rejection, Selection, Snapshot, State, state_of
 from configbus.wire import Keys, Position, Release, entry_fields
 

@@ -6,8 +6,8 @@ import traceback
 from collections import deque
 from typing import TYPE_CHECKING
 
-from configbus import follow
-from configbus.follow import DONE, Done, Event, Failed
+from configbus import protocol
+from configbus.protocol import DONE, Done, Event, Failed
 from simulator.server import Broken, Push
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class Driver:
         self._steps = self.follower.run()
         self._drive(lambda: next(self._steps))
 
-    def _drive(self, step: Callable[[], follow.Command]) -> None:
+    def _drive(self, step: Callable[[], protocol.Command]) -> None:
         """Go on from one command to the next until one takes time."""
         try:
             command = step()
@@ -113,37 +113,37 @@ class Driver:
     def _tell(self, what: str, facts: object = None) -> None:
         self._history.events.append((self._clock.now, self.life.name, what, facts))
 
-    def _perform(self, command: follow.Command) -> Event | None:
+    def _perform(self, command: protocol.Command) -> Event | None:
         """The outcome, or None if it comes later."""
         match command:
-            case follow.Receive(until):
+            case protocol.Receive(until):
                 return self._receive(until)
-            case follow.Vouch(since):
+            case protocol.Vouch(since):
                 self.life.vouches.append((self._clock.now, since))
                 self._tell("vouch", since)
-            case follow.Adopt(snapshot):
+            case protocol.Adopt(snapshot):
                 self.life.adoptions.append((self._clock.now, snapshot))
                 self._tell("adopt", snapshot)
-            case follow.Look():
-                self._answer(self.poll.look(follow.ANSWER_SECONDS), self._post)
-            case follow.Ping():
+            case protocol.Look():
+                self._answer(self.poll.look(protocol.ANSWER_SECONDS), self._post)
+            case protocol.Ping():
                 return self._ping()
-            case follow.Read(names, seconds):
+            case protocol.Read(names, seconds):
                 self._began = self._clock.now
                 self._answer(self.poll.read(names, seconds), self._resume)
                 return None
-            case follow.ReadStore(seconds):
+            case protocol.ReadStore(seconds):
                 self._answer(self._reading_store(seconds), self._resume)
                 return None
-            case follow.Subscribe(seconds):
+            case protocol.Subscribe(seconds):
                 self._answer(self._subscribing(seconds), self._resume)
                 return None
-            case follow.Wait(shortest, longest):
+            case protocol.Wait(shortest, longest):
                 return self._wait(self._random.uniform(shortest, longest))
-            case follow.Refreshed(ticket, fault):
+            case protocol.Refreshed(ticket, fault):
                 self.life.answers.append((ticket, fault, self._began))
                 self._tell(f"refreshed {ticket}", fault)
-            case follow.Report(_, event, facts):
+            case protocol.Report(_, event, facts):
                 self._tell(event, facts)
         return DONE
 
@@ -173,11 +173,11 @@ class Driver:
             self._rest = None
             self._resume(self._wanted() or DONE)
 
-    def _wanted(self) -> follow.Refresh | None:
+    def _wanted(self) -> protocol.Refresh | None:
         if self._handed_over == len(self.life.asked):
             return None
         self._handed_over = len(self.life.asked)
-        return follow.Refresh(self._handed_over)
+        return protocol.Refresh(self._handed_over)
 
     def _receive(self, until: float) -> Event | None:
         self._waiting = None
@@ -186,11 +186,11 @@ class Driver:
         if self._inbox:
             return self._inbox.popleft()
         if self.push is None or (not self.push.alive and not self.push.queue):
-            return follow.Lost("closed by the server")
+            return protocol.Lost("closed by the server")
         if self.push.queue:
             return self.push.queue.popleft()
         if until <= self._clock.now:
-            return follow.Nothing()
+            return protocol.Nothing()
         self._waiting = until
         if until != self._timer:
             self._timer = until

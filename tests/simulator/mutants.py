@@ -9,7 +9,8 @@ from unittest.mock import patch
 
 from configbus import adoption, wire
 from configbus.adoption import on_layers
-from configbus.follow import Adopt, Follower, Looked, Reading, Received, Vouch, _Proof
+from configbus.follow import Follower, Received, _Proof
+from configbus.protocol import Adopt, Looked, Reading, Vouch
 from configbus.wire import Malformed
 from simulator import scripts
 from simulator.poll import Poll

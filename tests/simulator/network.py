@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from configbus.follow import Arrived, Event
+from configbus.protocol import Arrived, Event
 
 if TYPE_CHECKING:
     from random import Random

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from configbus.follow import Failed, Looked, LookFailed, Reading
+from configbus.protocol import Failed, Looked, LookFailed, Reading
 from simulator.server import KEYS, Broken, Line, WrongType
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from configbus import wire
-from configbus.follow import Reading
+from configbus.protocol import Reading
 from configbus.store.releases import FullState, Published
 from configbus.wire import Entry, Head, Mark, Position
 from simulator.blocks import Content, texts

@@ -6,7 +6,7 @@ from collections import deque
 from functools import partial
 from typing import TYPE_CHECKING
 
-from configbus.follow import Arrived, Event, Pong, Subscribed
+from configbus.protocol import Arrived, Event, Pong, Subscribed
 from configbus.wire import Keys
 
 if TYPE_CHECKING:

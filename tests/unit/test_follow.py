@@ -13,13 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configbus.domains import RiskConfig, TradingConfig
-from configbus.follow import (
+from configbus.follow import LOAD_ATTEMPTS, Follower
+from configbus.protocol import (
     DONE,
-    LOAD_ATTEMPTS,
     Adopt,
     Arrived,
     Failed,
-    Follower,
     Look,
     Looked,
     LookFailed,
@@ -45,7 +44,7 @@ from configbus.wire import EMPTY_STATE, Entry, Head, entry_fields
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from configbus.follow import Command, Event
+    from configbus.protocol import Command, Event
     from configbus.snapshot import Snapshot
 
 SHORTLY = Wait(0.05, 3 * 0.05)
