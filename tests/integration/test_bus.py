@@ -144,11 +144,12 @@ def test_an_emptied_redis_harms_nothing_during_a_stream_of_changes(
                 client.flushall()
         client.flushall()
         bus.wait_for(release)
+        key = "configbus:{production}:block:trading"
+        bus.until(lambda _: client.hget(key, "max_slippage_entry_bps") == b"5040")
         bus.until(lambda reads: reads.state is State.LIVE)
         assert bus.reads.get("trading.max_slippage_entry_bps") == 5040
         assert seen == sorted(seen)
         assert 100 not in seen  # the model's default
-        assert client.hget("configbus:{production}:block:trading", "max_slippage_entry_bps") == b"5040"
 
 
 @pytest.mark.usefixtures("relay")
