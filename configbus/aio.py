@@ -19,8 +19,7 @@ from configbus.errors import Closed, ConfigBusError, NotInTime, Unavailable
 from configbus.link import looking_commands, pushed, reading_commands, reading_of
 from configbus.log import log
 from configbus.protocol import ANSWER_SECONDS, DONE, Failed
-from configbus.reads import Reads, check_callback, now, plan, reached, read_store, report
-from configbus.snapshot import LIVE_SECONDS, Snapshot, State
+from configbus.reads import Reads, check_callback, now, offer_changes, plan, reached, read_store, report
 from configbus.wire import Malformed
 
 if TYPE_CHECKING:
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 
     from configbus.block import Block
     from configbus.reads import Plan
+    from configbus.snapshot import Snapshot, State
     from configbus.wire import Release
 
     Callback = Callable[[Change[Any]], object]
@@ -372,10 +372,7 @@ class AsyncConfigBus(Reads):
         before = self._snapshot if self._started else None
         self._snapshot = snapshot
         self._started = True
-        if self._subscriptions:
-            for change in changes_between(before, snapshot):
-                for subscription in self._subscriptions:
-                    subscription.offer(change)
+        offer_changes(before, snapshot, self._subscriptions)
         self._turn()
 
     async def _look(self, asked: float) -> None:
@@ -394,8 +391,7 @@ class AsyncConfigBus(Reads):
     async def _watch_state(self, callback: Callable[[State, State], object], told: State) -> None:
         while True:
             while (state := self.state) is told:
-                expiry = LIVE_SECONDS - self.age
-                await asyncio.wait([self._turned], timeout=expiry + 0.001 if expiry >= 0 else None)
+                await asyncio.wait([self._turned], timeout=self.seconds_to_expiry)
             try:
                 outcome = callback(told, state)
                 if inspect.isawaitable(outcome):

@@ -20,8 +20,7 @@ from configbus.errors import Closed, ConfigBusError, NotInTime, Unavailable
 from configbus.link import Link, looking_commands, pushed, reading_commands, reading_of
 from configbus.log import log
 from configbus.protocol import ANSWER_SECONDS, DONE, Failed
-from configbus.reads import Reads, check_callback, now, plan, reached, read_store, report
-from configbus.snapshot import LIVE_SECONDS, Snapshot, State
+from configbus.reads import Reads, check_callback, now, offer_changes, plan, reached, read_store, report
 from configbus.wire import Malformed
 
 if TYPE_CHECKING:
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 
     from configbus.block import Block
     from configbus.reads import Plan
+    from configbus.snapshot import Snapshot, State
     from configbus.wire import Release
 
     Callback = Callable[[Change[Any]], object]
@@ -354,10 +354,7 @@ class ConfigBus(Reads):
             before = self._snapshot if self._started else None
             self._snapshot = snapshot
             self._started = True
-            if self._subscriptions:
-                for change in changes_between(before, snapshot):
-                    for subscription in self._subscriptions:
-                        subscription.offer(change)
+            offer_changes(before, snapshot, self._subscriptions)
             self._changed.notify_all()
 
     # The other threads.
@@ -382,8 +379,7 @@ class ConfigBus(Reads):
         while True:
             with self._changed:
                 while (state := self.state) is told and not self._closing.is_set():
-                    expiry = LIVE_SECONDS - self.age
-                    self._changed.wait(expiry + 0.001 if expiry >= 0 else None)
+                    self._changed.wait(self.seconds_to_expiry)
                 if self._closing.is_set():
                     return
             try:

@@ -6,20 +6,22 @@ import inspect
 import math
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 from configbus.block import Block
+from configbus.change import changes_between
 from configbus.errors import NotReady, Rejected
 from configbus.follow import Follower
 from configbus.log import log
 from configbus.protocol import Reading
-from configbus.snapshot import MISSING, NOWHERE, Origin, Rejection, Selection, Snapshot, State, state_of
+from configbus.snapshot import LIVE_SECONDS, MISSING, NOWHERE, Origin, Rejection, Selection, Snapshot, State, state_of
 from configbus.wire import Keys, Position, Release, entry_fields
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from configbus.catalogue import Catalogue
+    from configbus.change import Change
     from configbus.settings import Settings
 
 B = TypeVar("B", bound=Block)
@@ -93,6 +95,26 @@ class Reads:
     def age(self) -> float:
         """Seconds since the copy was last known to be complete; infinite if it never was."""
         return math.inf if self._vouched is None else now() - self._vouched
+
+    @property
+    def seconds_to_expiry(self) -> float | None:
+        """When the state will turn by itself, unless the copy is vouched for again; None if it will not."""
+        left = LIVE_SECONDS - self.age
+        return left + 0.001 if left >= 0 else None
+
+
+class Offered(Protocol):
+    """A subscription, of either driver."""
+
+    def offer(self, change: Change[Any]) -> None: ...
+
+
+def offer_changes(before: Snapshot | None, after: Snapshot, subscriptions: Sequence[Offered]) -> None:
+    """Offer every block that differs between two snapshots to every subscription."""
+    if subscriptions:
+        for change in changes_between(before, after):
+            for subscription in subscriptions:
+                subscription.offer(change)
 
 
 @dataclass(frozen=True, slots=True)

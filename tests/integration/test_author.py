@@ -96,7 +96,7 @@ def test_a_change_archives_the_active_row_and_puts_another_in_its_place(psql: Ps
     assert audit == [("activate", "ana", "storm", ["score_threshold"]), ("archive", "ana", "storm", ["status"])]
 
 
-def test_several_blocks_are_one_release(psql: Psql, author: Author, lanes: None) -> None:  # noqa: ARG001
+def test_several_blocks_are_one_release(psql: Psql, author: Author, lanes: None) -> None:  # noqa: ARG001  # a fixture, for its effect
     before = revision(psql)
     release = author.set(
         {
@@ -244,7 +244,7 @@ UNKNOWN: dict[str, tuple[type[ConfigBusError], str, tuple[str, ...]]] = {
 def test_unknown_names_are_refused_with_near_misses(
     psql: Psql,
     author: Author,
-    lanes: None,  # noqa: ARG001
+    lanes: None,  # noqa: ARG001  # a fixture, for its effect
     path: str,
     error: type[ConfigBusError],
     words: str,
@@ -380,7 +380,7 @@ def test_problems_of_every_block_are_told_at_once(author: Author) -> None:
 def test_a_broken_rule_across_fields_is_named(
     psql: Psql,
     author: Author,
-    lanes: None,  # noqa: ARG001
+    lanes: None,  # noqa: ARG001  # a fixture, for its effect
     changes: dict[str, Any],
     words: str,
 ) -> None:
@@ -474,7 +474,7 @@ def test_an_author_goes_on_after_its_connection_was_lost(psql: Psql, author: Aut
 def test_a_key_that_was_retired_meanwhile_is_unknown(
     psql: Psql,
     author: Author,
-    lanes: None,  # noqa: ARG001
+    lanes: None,  # noqa: ARG001  # a fixture, for its effect
 ) -> None:
     psql.execute("UPDATE configbus.lane_config SET status = 'archived' WHERE key = 'a'")
     before = everything(psql)

@@ -549,7 +549,7 @@ ManyConfig = create_model(
     "ManyConfig",
     __base__=Block,
     __cls_kwargs__={"domain": "m" * 40},
-    **{name: (int, Field(number, ge=0)) for number, name in enumerate(LONG)},  # type: ignore[call-overload]
+    **{name: (int, Field(number, ge=0)) for number, name in enumerate(LONG)},  # type: ignore[call-overload]  # the stubs are narrower than the call
 )
 
 

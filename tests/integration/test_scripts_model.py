@@ -81,7 +81,7 @@ class Server:
 
     def __init__(self, url: str) -> None:
         self.client = redis.Redis.from_url(url, decode_responses=True)
-        self.listener: redis.client.PubSub = self.client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]
+        self.listener: redis.client.PubSub = self.client.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]  # the stubs are narrower than the call
         self.listener.subscribe(CHANNEL)
 
     def run(self, source: str, data: Data, keys: Sequence[str], arguments: Sequence[str]) -> tuple[Answer, Data]:

@@ -109,7 +109,7 @@ class GroveConfig(Block, domain="grove"):
 
 def define(name: str = "demo", /, **fields: tuple[Any, Any]) -> type[Block]:
     """Define a domain with these fields, each a type and a default."""
-    made = create_model("DemoConfig", __base__=Block, __module__=__name__, __cls_kwargs__={"domain": name}, **fields)  # type: ignore[call-overload]
+    made = create_model("DemoConfig", __base__=Block, __module__=__name__, __cls_kwargs__={"domain": name}, **fields)  # type: ignore[call-overload]  # the stubs are narrower than the call
     return cast("type[Block]", made)
 
 
@@ -146,7 +146,7 @@ def test_a_field_that_would_hide_a_pydantic_attribute_is_refused(name: str) -> N
 
 @pytest.mark.parametrize("name", ["status", "Size"])
 def test_an_inherited_field_is_refused_for_its_name_like_any_other(name: str) -> None:
-    base = create_model("Base", __base__=Block, **{name: (str, "")})  # type: ignore[call-overload]
+    base = create_model("Base", __base__=Block, **{name: (str, "")})  # type: ignore[call-overload]  # the stubs are narrower than the call
     with pytest.raises(DefinitionError, match=f"field '{name}'"):
         create_model("DemoConfig", __base__=base, __cls_kwargs__={"domain": "demo"}, size=(int, 1))
 
@@ -416,18 +416,18 @@ def test_every_built_in_domain_has_valid_defaults_and_tells_its_fields() -> None
 def test_a_field_cannot_be_set_deleted_or_added() -> None:
     block = TradingConfig()
     with pytest.raises(ValidationError, match="frozen"):
-        block.score_threshold = Decimal("0.8")  # type: ignore[misc]
+        block.score_threshold = Decimal("0.8")  # type: ignore[misc]  # the stubs are narrower than the call
     with pytest.raises(ValidationError, match="frozen"):
         del block.score_threshold
     with pytest.raises((ValidationError, ValueError)):
-        block.other = 1  # type: ignore[attr-defined]
+        block.other = 1  # type: ignore[attr-defined]  # the stubs are narrower than the call
     assert block == TradingConfig()
 
 
 def test_a_nested_model_cannot_be_changed() -> None:
     block = TradingConfig()
     with pytest.raises(ValidationError, match="frozen"):
-        block.drawdown_reduction_tiers[0].threshold_pct = Decimal(1)  # type: ignore[misc]
+        block.drawdown_reduction_tiers[0].threshold_pct = Decimal(1)  # type: ignore[misc]  # the stubs are narrower than the call
     assert block == TradingConfig()
 
 

@@ -424,6 +424,15 @@ def test_what_was_told_is_told_again_only_on_another_connection() -> None:
     script.answer(looked(history.head, asked=1.7))
     script.answer(Arrived(b"hello"))
     assert script.reports == [("warning", "message_ignored")]
+    script.answer(Lost("reset"))
+    script.answer(DONE)
+    script.answer(DONE)
+    script.answer(Subscribed())
+    script.read(history)
+    script.answer(DONE)
+    script.forget()
+    script.answer(Arrived(b"hello"))
+    assert script.reports == [("warning", "message_ignored")]
 
 
 def test_a_second_confirmation_means_it_was_away() -> None:

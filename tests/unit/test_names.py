@@ -204,6 +204,11 @@ def test_a_misspelt_field_is_refused_and_the_near_one_named() -> None:
     CATALOGUE.require_field(CATALOGUE.domain("trading"), "score_threshold")
 
 
+def test_a_block_where_a_field_belongs_says_so() -> None:
+    with pytest.raises(UnknownField, match="'trading' is a whole block; name a field of it"):
+        CATALOGUE.require_field(CATALOGUE.domain("trading"), "")
+
+
 def test_two_classes_of_one_domain_are_refused() -> None:
     class OtherConfig(Block, domain="trading"):
         size: int = 1

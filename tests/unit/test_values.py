@@ -196,6 +196,7 @@ VALUES: dict[str, tuple[str, Any, str]] = {
     "time without zone": ("since", dt.datetime(2026, 1, 1), "zone"),  # noqa: DTZ001  # that is the point
     "time without zone as text": ("since", "2026-01-01T00:00:00", "zone"),
     "time without zone in a list": ("moments", ["2026-01-01T00:00:00"], "zone"),
+    "before the first time in UTC": ("since", "0001-01-01T00:00:00+14:00", "out of range"),
     "impossible date": ("since", "2026-02-30T00:00:00Z", "valid datetime"),
     "date alone": ("since", "2026-01-01", "valid datetime"),
     "wrong field type in a model": ("inner", {"size": "5"}, "valid integer"),
