@@ -311,7 +311,7 @@ def test_going_down_is_refused_where_there_is_nothing(empty_database_url: str) -
 @pytest.mark.parametrize("definition", ["status text DEFAULT 'x'", "amount int"])
 def test_going_down_leaves_tables_of_others_alone(empty_database_url: str, operator: Psql, definition: str) -> None:
     operator.execute("CREATE SCHEMA configbus")
-    operator.execute(sql.SQL("CREATE TABLE configbus.other_config ({})").format(sql.SQL(definition)))  # type: ignore[arg-type, unused-ignore]
+    operator.execute(sql.SQL("CREATE TABLE configbus.other_config ({})").format(sql.SQL(definition)))  # type: ignore[arg-type, unused-ignore]  # text of this test
     migrated(empty_database_url)
     brought_down(empty_database_url)
     assert operator.execute("SELECT count(*) FROM configbus.other_config").fetchall() == [(0,)]

@@ -216,7 +216,7 @@ def test_settings_are_values() -> None:
     assert load_settings({}, actor="ana") == load_settings({"CONFIGBUS_ACTOR": "ana"})
     assert Settings(environment="staging") != Settings()
     with pytest.raises(AttributeError):
-        Settings().environment = "production"  # type: ignore[misc]
+        Settings().environment = "production"  # type: ignore[misc]  # that it is frozen is the point
 
 
 def test_an_event_is_told_as_text_and_as_facts(caplog: pytest.LogCaptureFixture) -> None:
