@@ -788,6 +788,24 @@ def test_a_stamp_in_the_future_is_no_proof(age: float) -> None:
     assert script.vouched == []
 
 
+def test_after_a_stamp_in_the_future_the_same_stamp_never_proves_anything() -> None:
+    # The relay is dead and Redis' clock stepped back: once it has caught up with the stamp, nothing is newer for it.
+    history = base()
+    script = live(history)
+    stamp = str(SERVER_TIME + 5_000_000)
+    asked = 1.7
+    script.until(asked)
+    script.answer(DONE)
+    for _ in range(8):
+        fields = history.head.fields() | {"asof": stamp}
+        script.until(asked, Looked(asked, 1, SERVER_TIME + round(asked * 1_000_000), fields))
+        assert script.vouched == []
+        asked += 1.0
+        assert isinstance(script.until(asked, Arrived(Step(history.head, EMPTY_STATE, ()).bookmark)), Look)
+        script.answer(DONE)
+    assert asked > 5.0
+
+
 def test_a_head_that_is_ahead_is_loaded_and_then_vouched_for() -> None:
     history = base()
     script = live(history)
@@ -1162,6 +1180,21 @@ def test_an_empty_redis_does_not_delay_the_layers() -> None:
     assert script.answer(DONE) == Receive(0.4)
     script.until(0.4)
     assert [snapshot.origin for snapshot in script.adopted] == ["layers"]
+
+
+def test_what_postgres_brings_later_takes_the_place_of_the_layers() -> None:
+    history = base()
+    script = Script(follower_of(has_store=True, ready_by=0.5))
+    while not script.adopted or script.adopted[-1].origin == "layers":
+        assert script.at < 5.0
+        match script.command:
+            case Wait(_, longest):
+                script.answer(DONE, after=longest)
+            case ReadStore() if script.adopted:
+                script.answer(reading(history, history.entries))
+            case _:
+                script.answer(Failed("refused"), after=0.1)
+    assert [(snapshot.origin, snapshot.revision) for snapshot in script.adopted] == [("layers", 0), ("postgres", 1)]
 
 
 def test_what_redis_brings_later_takes_the_place_of_the_layers() -> None:
