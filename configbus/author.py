@@ -6,6 +6,7 @@ with Author.connect(actor="ana") as author:
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 from sqlalchemy import text
@@ -25,7 +26,7 @@ from configbus.values import as_json, valid_content, with_values
 from configbus.wire import Keys, Release
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from sqlalchemy import Connection
 
@@ -133,19 +134,26 @@ class Author:
         return published, Release(head.revision, head.epoch, names)
 
     def _publish(self, connection: Connection, publisher: Publisher, release: Published) -> None:
-        """Publish right after commit. The release stands, whatever happens here: the relay will see to it."""
-        try:
-            with translated():
-                if not publisher.publish(release):
-                    publisher.bring_up(connection)
-                with connection.begin():
-                    connection.execute(
-                        text("SELECT pg_notify(:channel, :environment)"),
-                        {"channel": self._settings.schema, "environment": self._settings.environment},
-                    )
-        except Superseded:
-            raise
-        except ConfigBusError as error:
-            log.warning("publish_left_to_relay", revision=release.head.revision, reason=str(error))
-        except Exception:
-            log.exception("publish_left_to_relay", revision=release.head.revision)
+        """Publish right after commit, then ring the bell. The release stands, whatever happens here."""
+        with _left_to_relay(release):
+            if not publisher.publish(release):
+                publisher.bring_up(connection)
+        with _left_to_relay(release), connection.begin():
+            connection.execute(
+                text("SELECT pg_notify(:channel, :environment)"),
+                {"channel": self._place.schema, "environment": self._place.environment},
+            )
+
+
+@contextmanager
+def _left_to_relay(release: Published) -> Iterator[None]:
+    """What fails after a commit is logged, never raised; only that this Postgres is superseded must be told."""
+    try:
+        with translated():
+            yield
+    except Superseded:
+        raise
+    except ConfigBusError as error:
+        log.warning("publish_left_to_relay", revision=release.head.revision, reason=str(error))
+    except Exception:
+        log.exception("publish_left_to_relay", revision=release.head.revision)
