@@ -14,6 +14,7 @@ from configbus.snapshot import INDEX_DIGITS
 
 if TYPE_CHECKING:
     from configbus.catalogue import Catalogue
+    from configbus.settings import Settings
 
 
 def migrate(
@@ -23,22 +24,33 @@ def migrate(
     by: By = None,
 ) -> None:
     """Create or upgrade the schema, the tables of the catalogue and the first rows. Twice changes nothing."""
+    settings = settings_of(database_url=database_url, environment=environment, actor=by)
+    if down is not None:
+        _go_down(settings, down)
+        typer.echo(f"down to {down}")
+        return
+    for line in prepare(settings) or ["nothing to do"]:
+        typer.echo(line)
+
+
+def prepare(settings: Settings) -> list[str]:
+    """Schema, tables and first rows, in one transaction; what was done, a line each."""
     from configbus.catalogue import load_catalogue
     from configbus.store.connect import connected
-    from configbus.store.schema import downgrade
-    from configbus.store.schema import migrate as bring_up
+    from configbus.store.schema import migrate
     from configbus.store.versions import begin_authoring
 
-    settings = settings_of(database_url=database_url, environment=environment, actor=by)
-    catalogue = load_catalogue(settings.domains)
     with connected(settings.require("database_url")) as connection, connection.begin():
         begin_authoring(connection, settings.actor, "migrate", publishes=False)
-        if down is not None:
-            downgrade(connection, settings.schema, down)
-            typer.echo(f"down to {down}")
-            return
-        for line in bring_up(connection, catalogue, settings.schema, settings.environment) or ["nothing to do"]:
-            typer.echo(line)
+        return migrate(connection, load_catalogue(settings.domains), settings.schema, settings.environment)
+
+
+def _go_down(settings: Settings, revision: str) -> None:
+    from configbus.store.connect import connected
+    from configbus.store.schema import downgrade
+
+    with connected(settings.require("database_url")) as connection, connection.begin():
+        downgrade(connection, settings.schema, revision)
 
 
 def get(
@@ -51,7 +63,6 @@ def get(
     from configbus.catalogue import load_catalogue
     from configbus.store.connect import Place, connected
     from configbus.store.versions import active_row
-    from configbus.wire import read_value
 
     settings = settings_of(database_url=database_url, environment=environment)
     catalogue = load_catalogue(settings.domains)
@@ -63,11 +74,11 @@ def get(
         place = Place(settings.schema, settings.environment)
         row = active_row(connection, place, domain, split_block(name)[1])
     if parts:
-        value = read_value(row.content[parts[0]])
+        value = _read(row.content[parts[0]], path)
         for part in parts[1:]:
             value = _inside(value, part, path)
     else:
-        value = {field.name: read_value(row.content[field.name]) for field in domain.columns}
+        value = {field.name: _read(row.content[field.name], f"{name}.{field.name}") for field in domain.columns}
     if as_json:
         typer.echo(json.dumps({"path": path, "value": value, "version": row.version, "id": str(row.id)}))
     elif parts:
@@ -123,6 +134,15 @@ def _read_assignments(assignments: list[str], catalogue: Catalogue) -> dict[str,
     if faults:
         raise InvalidValue(faults)
     return changes
+
+
+def _read(text: str, path: str) -> Any:
+    from configbus.wire import read_value
+
+    try:
+        return read_value(text)
+    except ValueError as error:
+        raise InvalidValue([Problem(path, f"cannot be shown: {error}; set it anew")]) from error
 
 
 def _inside(value: Any, part: str, path: str) -> Any:

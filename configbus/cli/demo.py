@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from configbus.cli.authoring import prepare
 from configbus.cli.options import settings_of
-from configbus.cli.up import exports, prepare
+from configbus.cli.up import exports
 from configbus.errors import ConfigBusError, InvalidValue
 
 if TYPE_CHECKING:

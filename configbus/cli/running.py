@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from configbus.cli import DIFFERENT
+from configbus.cli import DIFFERENT, EXIT_STATUS
 from configbus.cli.options import DatabaseUrl, Environment, Json, RedisUrl, settings_of
 from configbus.errors import ConfigBusError, Unavailable
 
@@ -99,7 +99,7 @@ def status(
     typer.echo(json.dumps(found) if as_json else _status_text(found))
     faults = [found[server]["error"] for server in ("postgres", "redis") if "error" in found[server]]
     if faults:
-        raise typer.Exit(6)
+        raise typer.Exit(EXIT_STATUS[Unavailable])
     if not in_step:
         raise typer.Exit(DIFFERENT)
 
@@ -118,7 +118,7 @@ def _postgres(settings: Settings) -> dict[str, Any]:
 
 def _redis(settings: Settings) -> dict[str, Any]:
     from configbus.link import Link, looking_commands, reading_of
-    from configbus.wire import Keys, Malformed, read_head
+    from configbus.wire import Keys, Malformed, read_head, read_stamp
 
     link = Link(settings.require("redis_url"))
     try:
@@ -133,8 +133,8 @@ def _redis(settings: Settings) -> dict[str, Any]:
         return {"error": str(error)}
     finally:
         link.close()
-    asof = reading.head.get("asof", "")
-    age = (reading.time - int(asof)) / 1_000_000 if asof.isdecimal() else None
+    stamp = read_stamp(reading.head)
+    age = (reading.time - stamp) / 1_000_000 if stamp is not None else None
     facts = {"epoch": head.epoch, "revision": head.revision, "state": head.state, "bus": head.bus}
     return facts | {"age": age, "published_at": reading.head.get("published_at")}
 

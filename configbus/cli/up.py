@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from configbus.cli.authoring import prepare
 from configbus.cli.options import Environment, settings_of
 from configbus.cli.running import until_stopped
 
@@ -40,18 +41,6 @@ def up(
             finally:
                 variables.unlink(missing_ok=True)
     typer.echo("stopped")
-
-
-def prepare(settings: Settings) -> None:
-    """Schema, tables and first rows of a server that is ours."""
-    from configbus.catalogue import load_catalogue
-    from configbus.store.connect import connected
-    from configbus.store.schema import migrate
-    from configbus.store.versions import begin_authoring
-
-    with connected(settings.require("database_url")) as connection, connection.begin():
-        begin_authoring(connection, settings.actor, "migrate", publishes=False)
-        migrate(connection, load_catalogue(settings.domains), settings.schema, settings.environment)
 
 
 def exports(settings: Settings) -> dict[str, str]:

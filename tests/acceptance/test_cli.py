@@ -7,15 +7,15 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
 import redis
+from waiting import until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 PATIENCE = 20.0
@@ -52,15 +52,6 @@ class Shell:
         )
 
 
-def until(holds: Callable[[], Any]) -> None:
-    pause = threading.Event()
-    for _ in range(int(PATIENCE / 0.02)):
-        if holds():
-            return
-        pause.wait(0.02)
-    raise AssertionError("not so in time")
-
-
 def line_with(process: subprocess.Popen[str], stream: Any, word: str) -> str:
     """The next line of a stream that holds the word; the test's own time limit ends a wait in vain."""
     for line in stream:
@@ -92,6 +83,19 @@ def test_get_prints_values_blocks_and_nested_parts(shell: Shell) -> None:
     found = json.loads(shell("get", "risk", "--json").stdout)
     assert found["value"]["max_order_attempts"] == 3
     assert found["version"] == 1
+
+
+def test_get_of_what_cannot_be_read_is_a_clear_error(shell: Shell) -> None:
+    with psycopg.connect(shell.environ["CONFIGBUS_DATABASE_URL"]) as connection:
+        connection.execute(
+            "UPDATE configbus.trading_config SET drawdown_reduction_tiers = %s::jsonb WHERE status = 'active'",
+            ["[" * 1500 + "]" * 1500],
+        )
+    done = shell("get", "trading.drawdown_reduction_tiers")
+    assert done.returncode == 3
+    assert "trading.drawdown_reduction_tiers" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert shell("set", "trading.drawdown_reduction_tiers=[]").returncode == 0
 
 
 def test_set_prints_the_revision_and_makes_one_release(shell: Shell, redis_url: str) -> None:

@@ -6,28 +6,19 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
+from waiting import until
 
 from configbus import ConfigBus, State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 PATIENCE = 40.0
-
-
-def until(holds: Callable[[], Any]) -> None:
-    pause = threading.Event()
-    for _ in range(int(PATIENCE / 0.02)):
-        if holds():
-            return
-        pause.wait(0.02)
-    raise AssertionError("not so in time")
 
 
 class Up:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 import redis
-from buses import PATIENCE
 from relays import running_relay
+from waiting import until
 
 import configbus.relay
 from configbus.author import Author
@@ -22,7 +21,7 @@ from configbus.store.releases import newest_head
 from configbus.wire import Head, Keys, Message, bookmark, read_message
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from configbus.settings import Settings
 
@@ -35,15 +34,6 @@ SHA = hashlib.sha1(STAMP.encode(), usedforsecurity=False).hexdigest()
 def client(redis_url: str) -> Iterator[Any]:
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
         yield client
-
-
-def until(holds: Callable[[], Any]) -> None:
-    pause = threading.Event()
-    for _ in range(int(PATIENCE / 0.01)):
-        if holds():
-            return
-        pause.wait(0.01)
-    raise AssertionError("not so in time")
 
 
 def edit(settings: Settings, number: int) -> None:
