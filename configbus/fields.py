@@ -10,7 +10,7 @@ from __future__ import annotations
 import enum
 import math
 import types
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
@@ -30,6 +30,8 @@ INT64 = 2**63
 NUMERIC_DIGITS = 1000
 
 PLAIN: dict[type, Kind] = {bool: "boolean", str: "text", UUID: "uuid", datetime: "timestamp", float: "float"}
+DOCUMENT_TYPES = (Any, int, Decimal, list, dict, tuple, type(None), types.UnionType)
+"""What a document may be made of, besides plain types, enums and frozen models."""
 OPERATORS = {
     annotated_types.Ge: (">=", "ge"),
     annotated_types.Gt: (">", "gt"),
@@ -70,8 +72,6 @@ def read_column(name: str, field: FieldInfo) -> Column:
 
 
 def _typed(column: Column, annotation: Any, metadata: list[Any]) -> Column:
-    from dataclasses import replace
-
     lengths = {
         "min_length": _last(metadata, annotated_types.MinLen, "min_length"),
         "max_length": _last(metadata, annotated_types.MaxLen, "max_length"),
@@ -204,24 +204,7 @@ def _check_part(part: Any) -> None:
             raise UnfitField(f"nested model {part.__name__} must be frozen: ConfigDict(frozen=True)")
         return
     origin = get_origin(part) or part
-    plain = origin in (
-        Any,
-        None,
-        type(None),
-        Literal,
-        Union,
-        types.UnionType,
-        Annotated,
-        Ellipsis,
-        int,
-        Decimal,
-        list,
-        dict,
-        tuple,
-    )
-    if plain or origin in PLAIN or (isinstance(origin, type) and issubclass(origin, enum.Enum)):
-        return
-    if not isinstance(part, type) and get_origin(part) is None:
+    if not isinstance(origin, type) or origin in DOCUMENT_TYPES or origin in PLAIN or issubclass(origin, enum.Enum):
         return
     raise UnfitField(f"holds {part!r}, which a document cannot; use numbers, texts, lists, dicts and frozen models")
 

@@ -14,7 +14,7 @@ from configbus.errors import NotReady, Rejected
 from configbus.follow import Follower
 from configbus.log import log
 from configbus.protocol import Reading
-from configbus.snapshot import LIVE_SECONDS, MISSING, NOWHERE, Origin, Rejection, Selection, Snapshot, State, state_of
+from configbus.snapshot import LIVE_SECONDS, MISSING, Origin, Rejection, Selection, Snapshot, State, state_of
 from configbus.wire import Keys, Position, Release, entry_fields
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ class Plan:
                 held = reads.held.values()
                 return reads.origin != "layers" and all(rejection.last_good is not None for rejection in held)
             case _:
-                return reads.snapshot.position != NOWHERE or reads.origin == "layers"
+                return True
 
     def not_ready(self, reads: Reads | None) -> NotReady:
         """The error for a start that did not come to what `require` asks for."""
@@ -189,15 +189,14 @@ def reached(reads: Reads, release: Release | int) -> bool:
     at = release.position if isinstance(release, Release) else Position(snapshot.epoch, release)
     if snapshot.position < at:
         return False
-    concerned = release.blocks if isinstance(release, Release) else None
-    reasons = {
-        name: rejection.reason
-        for name, rejection in snapshot.held.items()
-        if (rejection.revision >= at.revision if concerned is not None else rejection.revision == at.revision)
-        and (concerned is None or name in concerned)
-    }
-    if reasons:
-        raise Rejected(at.revision, reasons)
+    if isinstance(release, Release):
+        held = {
+            name: why for name, why in snapshot.held.items() if name in release.blocks and why.revision >= at.revision
+        }
+    else:
+        held = {name: why for name, why in snapshot.held.items() if why.revision == at.revision}
+    if held:
+        raise Rejected(at.revision, {name: why.reason for name, why in held.items()})
     return True
 
 

@@ -137,8 +137,8 @@ def as_json(value: Any, path: str, depth: int = 0) -> Any:
         case Mapping() | list() | tuple() if len(value) > MEMBERS:
             raise InvalidValue([Problem(path, f"it has {len(value)} members, {MEMBERS} are allowed")])
         case Mapping():
-            members = {as_json(str(key), path): part for key, part in value.items()}
-            return {key: as_json(part, f"{path}.{key}", depth + 1) for key, part in members.items()}
+            named = {as_json(str(key), path): part for key, part in value.items()}
+            return {key: as_json(part, f"{path}.{key}", depth + 1) for key, part in named.items()}
         case list() | tuple():
             return [as_json(part, f"{path}.{number}", depth + 1) for number, part in enumerate(value)]
     raise InvalidValue([Problem(path, f"a {type(value).__name__} cannot be a configuration value")])
@@ -174,11 +174,11 @@ def from_text(domain: Domain, field: str, text: str, path: str) -> Any:
 
 def _with_near(domain: Domain, found: Sequence[Problem]) -> list[Problem]:
     """The problems, with a similar name where a nested field does not exist."""
+    models = [model for model in nested_models(domain.model) if model is not domain.model]
+    known = [name for model in models for name in model.model_fields]
     told = []
     for problem in found:
         last = problem.path.rpartition(".")[2]
-        models = [model for model in nested_models(domain.model) if model is not domain.model]
-        known = [name for model in models for name in model.model_fields]
         if problem.reason.startswith("Extra inputs") and (names := near(last, known)):
             told.append(Problem(problem.path, f"there is no such field; did you mean {names[0]!r}?"))
         else:
@@ -205,9 +205,9 @@ def _exact_or_text(text: str) -> float | str:
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len(members := dict(pairs)) != len(pairs):
+    if len(found := dict(pairs)) != len(pairs):
         raise ValueError("a name stands twice")
-    return members
+    return found
 
 
 def _no_constant(name: str) -> Any:

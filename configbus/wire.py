@@ -252,10 +252,11 @@ def bookmark(head: Head, at: str) -> str:
 
 
 def make_entry(name: str, fields: list[tuple[str, str]], digest: str) -> Entry:
-    """An entry as Postgres gives it, fields already in order."""
+    """An entry as Postgres gives it, with the digest that Postgres computed."""
     envelope = _envelope(dict(fields))
-    text = "{" + ", ".join(f'"{field}": {value}' for field, value in fields) + "}"
-    return Entry(name, Mark(envelope["@revision"], digest), text, _partners(envelope), "@retired" in envelope)
+    return Entry(
+        name, Mark(envelope["@revision"], digest), entry_text(fields), _partners(envelope), "@retired" in envelope
+    )
 
 
 def entry_fields(entry: Entry) -> dict[str, str]:
