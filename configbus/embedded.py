@@ -233,7 +233,8 @@ class EmbeddedValkey(_EmbeddedServer):
 
     @property
     def url(self) -> str:
-        return f"redis://:{self._password}@127.0.0.1:{self.port}/0"
+        """With the user named, because redis-cli takes an empty one for a user of that name."""
+        return f"redis://default:{self._password}@127.0.0.1:{self.port}/0"
 
     def _prepare(self, lock: int) -> None:
         """Its directory holds nothing but password, lock and log."""

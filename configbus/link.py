@@ -24,7 +24,7 @@ FAULTS = (redis.RedisError, OSError)
 
 
 BAD_URL = (
-    "CONFIGBUS_REDIS_URL is not a Redis URL such as redis://:PASSWORD@HOST:6379/0;"
+    "CONFIGBUS_REDIS_URL is not a Redis URL such as redis://default:PASSWORD@HOST:6379/0;"
     " write / # ? @ and % in the password percent-encoded"
 )
 
