@@ -1,50 +1,70 @@
 """The author: owns the transaction that changes configuration, publishes right after it, rings the bell.
 
-with Author.connect(actor="ana") as author:
-    release = author.set({"trading.score_threshold": "0.8"}, reason="volatility")
+    with Author.connect(actor="ana") as author:
+        release = author.set({"trading.score_threshold": "0.8"}, reason="volatility")
+        draft = author.draft("risk", {"max_drawdown_pct": 15})
+        author.activate(draft.id, expect=draft.version)
+
+Every call is one transaction: it is done as a whole or not at all.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from configbus.catalogue import Catalogue, load_catalogue
 from configbus.errors import ConfigBusError, Conflict, InvalidValue, Problem, Superseded
 from configbus.link import Link
 from configbus.log import log
 from configbus.names import split_block, split_path
 from configbus.publisher import Publisher
-from configbus.settings import Settings, load_settings
-from configbus.store.connect import Place, is_retriable, make_engine, translated
+from configbus.reader import Reader
+from configbus.rollback import roll_back
+from configbus.store import versions
+from configbus.store.connect import is_retriable, translated
+from configbus.store.history import release_of_key, revision_at
 from configbus.store.releases import newest_head, own_release
-from configbus.store.versions import begin_authoring, lock_active, replace_active
-from configbus.values import as_json, valid_content, with_values
+from configbus.store.versions import NewRow
+from configbus.values import as_json, default_texts, texts_of, valid_content, with_values
 from configbus.wire import Keys, Release
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from datetime import datetime
+    from uuid import UUID
 
     from sqlalchemy import Connection
 
+    from configbus.block import Domain
+    from configbus.settings import Settings
     from configbus.store.releases import Published
+    from configbus.store.versions import VersionRow
+
+    Assignments = list[tuple[list[str], Any]]
 
 PUBLISH_SECONDS = 0.5
 """Longest wait for one answer of Redis after a commit; the relay does what could not be done in it."""
 ATTEMPTS = 4
+LONGEST_NAME = 100
+LONGEST_KEY = 200
+
+T = TypeVar("T")
 
 
-class Author:
-    """Changes configuration of one environment. Make one with `Author.connect`; not to be shared by threads."""
+class Author(Reader):
+    """Changes configuration of one environment, and reads it. Not to be shared by threads.
+
+    Calls that make a release take an `idempotency_key`: the same call with the same key again, after a lost
+    answer for instance, finds the release that the first one made; another call with that key is a Conflict.
+    """
 
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._catalogue: Catalogue = load_catalogue(settings.domains)
-        self._engine = make_engine(settings.require("database_url"))
-        self._place = Place(settings.schema, settings.environment)
+        super().__init__(settings)
         self._publisher = None
         if settings.redis_url:
             link = Link(settings.redis_url, PUBLISH_SECONDS)
@@ -56,63 +76,237 @@ class Author:
 
         Without a Redis URL it publishes nothing itself; the relay does.
         """
-        return cls(load_settings(**options))
+        return super().connect(**options)
 
-    def set(self, changes: Mapping[str, Any], reason: str | None = None) -> Release:
+    def set(
+        self, changes: Mapping[str, Any], reason: str | None = None, *, idempotency_key: str | None = None
+    ) -> Release:
         """Put values at paths such as `trading.score_threshold`, all in one release.
 
         Values that are in force already change nothing; if none differs, the current release is
         returned, without blocks. Raises InvalidValue, UnknownBlock, UnknownField, Conflict, Unavailable.
         """
-        by_block = self._by_block(changes)
-        as_json(reason, "reason")
+        by_domain = self._by_domain(changes)
 
         def write(connection: Connection) -> None:
             found: list[Problem] = []
-            for name in sorted(by_block):
-                domain, key = self._catalogue.locate(name), split_block(name)[1]
-                row = lock_active(connection, self._place, domain, key)
-                try:
-                    block = with_values(domain, name, row.content, by_block[name])
-                except InvalidValue as error:
-                    found += error.problems
-                    continue
-                if block != valid_content(domain, row.content):
-                    changed = {parts[0] for parts, _ in by_block[name]}
-                    replace_active(connection, self._place, domain, row, block, changed)
-
+            for name in sorted(by_domain):
+                found += self._put(connection, self._catalogue.domain(name), by_domain[name])
             if found:
                 raise InvalidValue(found)
 
-        return self._release(write, reason)
+        return self._release(write, ["set", dict(changes)], reason, idempotency_key)
+
+    def draft(
+        self, block: str, values: Mapping[str, Any] | None = None, *, base: str | UUID | None = None, name: str = ""
+    ) -> VersionRow:
+        """Prepare a draft: a copy of the base with values put in by field (`score_threshold`, `parameters.size`).
+
+        The base is `active`, `default` or the id of a row of the domain; where none is given the active row or,
+        for a key that holds nothing yet, the defaults. A draft is valid or it is not made. Without a name one
+        is made. Raises InvalidValue, UnknownBlock, UnknownField, UnknownVersion, Conflict.
+        """
+        domain, key = self._locate(block)
+        given = [self._below(domain, path, value) for path, value in (values or {}).items()]
+        if len(as_json(name, "name")) > LONGEST_NAME:
+            raise InvalidValue([Problem("name", f"it has {len(name)} characters, {LONGEST_NAME} are allowed")])
+
+        def write(connection: Connection) -> VersionRow:
+            version, texts = self._base(connection, domain, block, base)
+            texts |= texts_of(with_values(domain, block, texts, given), {parts[0] for parts, _ in given})
+            rows = [NewRow(key, version + 1, texts, name)]
+            (made,) = versions.insert_rows(connection, self._place, domain, "draft", rows)
+            return versions.locate_row(connection, self._place, self._catalogue, made)[1]
+
+        return self._transact(write)
+
+    def edit(self, row_id: str | UUID, values: Mapping[str, Any], *, expect: int | None = None) -> VersionRow:
+        """Put values into a draft. `expect` is the version it was read at: another one is a Conflict."""
+
+        def write(connection: Connection) -> VersionRow:
+            domain, row = self._lock_draft(connection, row_id, expect, "edited")
+            given = [self._below(domain, path, value) for path, value in values.items()]
+            block = with_values(domain, row.block, row.texts, given)
+            texts = {**row.texts, **texts_of(block, {parts[0] for parts, _ in given})}
+            versions.update_content(connection, self._place, domain, row.id, texts)
+            return versions.locate_row(connection, self._place, self._catalogue, row.id)[1]
+
+        return self._transact(write)
+
+    def discard(self, row_id: str | UUID) -> VersionRow:
+        """Delete a draft; the audit log keeps its values. Returns it as it was."""
+
+        def write(connection: Connection) -> VersionRow:
+            domain, row = self._lock_draft(connection, row_id, None, "discarded")
+            versions.delete_row(connection, self._place, domain, row.id)
+            return row
+
+        return self._transact(write)
+
+    def activate(
+        self,
+        row_id: str | UUID,
+        *,
+        expect: int | None = None,
+        reason: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Release:
+        """Make a draft the active row of its block; the one before it is archived.
+
+        `expect` is the version the draft was read at: another one is a Conflict. Raises Conflict for a row that is
+        no draft, UnknownVersion, and InvalidValue for one that its domain does not allow (any more).
+        """
+
+        def write(connection: Connection) -> None:
+            domain, row = versions.locate_row(connection, self._place, self._catalogue, row_id)
+            active = versions.lock_active(connection, self._place, domain, [split_block(row.block)[1]])
+            domain, row = self._lock_draft(connection, row.id, expect, "activated")
+            with_values(domain, row.block, row.texts, [])
+            versions.set_status(connection, self._place, domain, [was.id for was in active.values()], "archived")
+            versions.set_status(connection, self._place, domain, [row.id], "active")
+
+        return self._release(write, ["activate", str(row_id), expect], reason, idempotency_key)
+
+    def retire(self, block: str, *, reason: str | None = None, idempotency_key: str | None = None) -> Release:
+        """Take a keyed block away: its active row is archived without a successor. Raises UnknownBlock, Conflict."""
+        domain, key = self._locate(block)
+        if not domain.keyed:
+            raise Conflict(f"{block!r} has no keys and always has an active row: only a keyed block can be retired")
+
+        def write(connection: Connection) -> None:
+            active = versions.lock_active(connection, self._place, domain, [key])
+            if not active:
+                raise versions.no_active_row(connection, self._place, domain, key)
+            versions.set_status(connection, self._place, domain, [active[key].id], "archived")
+
+        return self._release(write, ["retire", block], reason, idempotency_key)
+
+    def rollback(
+        self,
+        blocks: Sequence[str] = (),
+        *,
+        to: int | datetime,
+        all: bool = False,  # noqa: A002  # the name that callers know
+        reason: str | None = None,
+        idempotency_key: str | None = None,
+    ) -> Release:
+        """A new release with the contents of an earlier one: of these blocks, or of everything with `all=True`.
+
+        `to` is a revision, or an instant with its zone, for the newest revision at it. Keyed blocks that did not
+        exist then are retired; singletons that did not are left, with a warning in the log. Without a reason it
+        says what was rolled back to. Raises UnknownRevision, UnknownBlock, and InvalidValue naming every value
+        that today's bounds refuse; then nothing is done.
+        """
+        names = [blocks] if isinstance(blocks, str) else list(blocks)
+        if bool(names) == all:
+            raise InvalidValue([Problem("blocks", "name the blocks to roll back, or ask for all of them")])
+        revision = self._transact(lambda connection: revision_at(connection, self._place, to))
+
+        def write(connection: Connection) -> None:
+            roll_back(connection, self._place, self._catalogue, None if all else names, revision)
+
+        request = ["rollback", "*" if all else sorted(names), revision]
+        return self._release(write, request, reason or f"rollback to revision {revision}", idempotency_key)
 
     def close(self) -> None:
-        """Give the connections back."""
-        self._engine.dispose()
+        super().close()
         if self._publisher is not None:
             self._publisher.link.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.close()
-
-    def _by_block(self, changes: Mapping[str, Any]) -> dict[str, list[tuple[list[str], Any]]]:
-        found: dict[str, list[tuple[list[str], Any]]] = {}
+    def _by_domain(self, changes: Mapping[str, Any]) -> dict[str, dict[str, Assignments]]:
+        """What is to be put where: by domain, then key."""
+        found: dict[str, dict[str, Assignments]] = {}
         for path, value in changes.items():
-            name, parts = split_path(path)
-            domain = self._catalogue.locate(name)
+            block, parts = split_path(path)
+            domain, key = self._locate(block)
             self._catalogue.require_field(domain, parts[0] if parts else "")
-            found.setdefault(name, []).append((parts, value))
+            found.setdefault(domain.name, {}).setdefault(key, []).append((parts, value))
         return found
 
-    def _release(self, write: Callable[[Connection], None], reason: str | None) -> Release:
-        """Run the writes in a transaction, publish what it released, and ring the bell for the relay."""
+    def _below(self, domain: Domain, path: str, value: Any) -> tuple[list[str], Any]:
+        parts = path.split(".")
+        self._catalogue.require_field(domain, parts[0])
+        return parts, value
+
+    def _put(self, connection: Connection, domain: Domain, given: dict[str, Assignments]) -> list[Problem]:
+        """Replace the active rows of a domain's blocks by key, where values differ; what forbids it."""
+        active = versions.lock_active(connection, self._place, domain, list(given))
+        found: list[Problem] = []
+        replaced, rows = [], []
+        for key in sorted(given):
+            if (row := active.get(key)) is None:
+                raise versions.no_active_row(connection, self._place, domain, key)
+            try:
+                block = with_values(domain, row.block, row.texts, given[key])
+            except InvalidValue as error:
+                found += error.problems
+                continue
+            if block != valid_content(domain, row.texts):
+                texts = {**row.texts, **texts_of(block, {parts[0] for parts, _ in given[key]})}
+                replaced.append(row.id)
+                rows.append(NewRow(key, row.version + 1, texts, row.name, row.description))
+        if not found:
+            versions.replace_active(connection, self._place, domain, replaced, rows)
+        return found
+
+    def _base(
+        self, connection: Connection, domain: Domain, block: str, base: str | UUID | None
+    ) -> tuple[int, dict[str, str]]:
+        """Version and content that a draft begins with."""
+        key = split_block(block)[1]
+        if base is None and domain.keyed:
+            base = "active" if versions.lock_active(connection, self._place, domain, [key]) else "default"
+        if base in (None, "active"):
+            row = versions.active_row(connection, self._place, domain, key)
+        elif base == "default":
+            found = versions.default_row(connection, self._place, domain, key)
+            if found is None:
+                return 0, default_texts(domain)
+            row = found
+        else:
+            row = self._row_of(connection, domain, base)
+        return row.version, dict(row.texts)
+
+    def _lock_draft(
+        self, connection: Connection, row_id: str | UUID, expect: int | None, verb: str
+    ) -> tuple[Domain, VersionRow]:
+        """A draft, locked. Raises Conflict for a row of another status, or at another version than expected."""
+        domain, row = versions.locate_row(connection, self._place, self._catalogue, row_id, lock=True)
+        if row.status != "draft":
+            raise Conflict(
+                f"row {row.short_id} of {row.block} is {row.status}, and only a draft can be {verb}; "
+                f"for a draft with its values: configbus draft {row.block} --from {row.short_id}"
+            )
+        if expect is not None and expect != row.version:
+            raise Conflict(
+                f"draft {row.short_id} of {row.block} is at version {row.version}, and version {expect} was expected: "
+                f"{row.updated_by} edited it; look at it, then try again"
+            )
+        return domain, row
+
+    def _transact(self, write: Callable[[Connection], T]) -> T:
+        """Run writes that release nothing in a transaction of their own."""
         with translated(), self._engine.connect() as connection:
             for _ in range(ATTEMPTS):
                 try:
-                    release, at = self._commit(connection, write, reason)
+                    with connection.begin():
+                        versions.begin_authoring(connection, self._settings.actor, None, publishes=False)
+                        return write(connection)
+                except DBAPIError as error:
+                    if not is_retriable(error):
+                        raise
+        raise Conflict("the transaction met deadlocks again and again; try later")
+
+    def _release(
+        self, write: Callable[[Connection], None], request: list[Any], reason: str | None, key: str | None
+    ) -> Release:
+        """Run the writes in a transaction, publish what it released, and ring the bell for the relay."""
+        as_json(reason, "reason")
+        digest = _request_digest(request, reason, key) if key is not None else ""
+        with translated(), self._engine.connect() as connection:
+            for _ in range(ATTEMPTS):
+                try:
+                    release, at = self._commit(connection, write, reason, key or "", digest)
                 except DBAPIError as error:
                     if is_retriable(error):
                         continue
@@ -123,10 +317,16 @@ class Author:
         raise Conflict("the transaction met deadlocks again and again; try later")
 
     def _commit(
-        self, connection: Connection, write: Callable[[Connection], None], reason: str | None
+        self, connection: Connection, write: Callable[[Connection], None], reason: str | None, key: str, digest: str
     ) -> tuple[Published | None, Release]:
         with connection.begin():
-            begin_authoring(connection, self._settings.actor, reason, publishes=self._publisher is not None)
+            versions.begin_authoring(
+                connection, self._settings.actor, reason, publishes=self._publisher is not None, key=key, request=digest
+            )
+            if key and (made := release_of_key(connection, self._place, key)):
+                if made[1] != digest:
+                    raise Conflict(f"idempotency key {key!r} was used by another call, for revision {made[0].revision}")
+                return None, made[0]
             write(connection)
             published = own_release(connection, self._place)
             head = published.head if published else newest_head(connection, self._place)
@@ -143,6 +343,14 @@ class Author:
                 text("SELECT pg_notify(:channel, :environment)"),
                 {"channel": self._place.schema, "environment": self._place.environment},
             )
+
+
+def _request_digest(request: list[Any], reason: str | None, key: str) -> str:
+    """What tells one call from another that has the same idempotency key."""
+    if not 1 <= len(key) <= LONGEST_KEY or not key.isprintable():
+        raise InvalidValue([Problem("idempotency_key", f"must be 1 to {LONGEST_KEY} printable characters")])
+    told = json.dumps(as_json([request, reason], "request"), sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()
 
 
 @contextmanager

@@ -47,6 +47,14 @@ class UnknownEnvironment(UnknownName):
     """The environment was never set up in this database."""
 
 
+class UnknownVersion(UnknownName):
+    """No version row has that id, or several have that beginning of one."""
+
+
+class UnknownRevision(UnknownName):
+    """There is no such release, or nothing had been released by that instant."""
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing wrong with one value: a path such as `trading.score_threshold`, and why."""
@@ -71,7 +79,11 @@ class Conflict(ConfigBusError):
 
 
 class MigrationRefused(ConfigBusError):
-    """The schema cannot be brought there without losing something."""
+    """The schema cannot be brought there without losing something; `ddl` is what a person may review and run."""
+
+    def __init__(self, message: str, ddl: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.ddl = tuple(ddl)
 
 
 class Unavailable(ConfigBusError):

@@ -66,6 +66,16 @@ def with_values(domain: Domain, name: str, content: Mapping[str, str], given: Se
     return block
 
 
+def texts_of(block: Block, names: set[str]) -> dict[str, str]:
+    """The JSON text of these fields of a block."""
+    return members(block.model_dump_json(include=names)) if names else {}
+
+
+def default_texts(domain: Domain) -> dict[str, str]:
+    """The JSON text of every field's default."""
+    return texts_of(domain.model(), {column.name for column in domain.columns})
+
+
 def _put(whole: str, parts: Sequence[str], value: str, missing: str) -> str:
     """A JSON text with another text put in at nested parts; what stands beside it keeps every digit."""
     if not parts:

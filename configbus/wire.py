@@ -277,6 +277,14 @@ def read_value(text: str) -> Any:
         raise ValueError("it is nested too deep to be read") from error
 
 
+def readable(text: str) -> Any:
+    """The same for showing it: what is nested too deep to be read is its text."""
+    try:
+        return read_value(text)
+    except ValueError:
+        return text
+
+
 def _entry(name: str, text: str, fields: Mapping[str, str]) -> Entry:
     try:
         envelope = _envelope(fields)

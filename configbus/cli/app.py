@@ -2,7 +2,7 @@
 
 import typer
 
-from configbus.cli import authoring, demo, running, up
+from configbus.cli import authoring, demo, migrating, reading, running, up
 
 app = typer.Typer(
     name="configbus",
@@ -14,10 +14,23 @@ app = typer.Typer(
 for command in (
     up.up,
     demo.demo,
-    authoring.migrate,
+    migrating.migrate,
     running.relay,
-    authoring.get,
+    reading.domains,
+    reading.schema,
+    reading.list_,
+    reading.get,
     authoring.set_,
+    authoring.draft,
+    authoring.edit,
+    authoring.discard,
+    authoring.activate,
+    authoring.retire,
+    authoring.rollback,
+    reading.history,
+    reading.release,
+    reading.diff,
+    reading.audit,
     running.watch,
     running.status,
 ):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from configbus.cli.authoring import prepare
+from configbus.cli.migrating import prepare
 from configbus.cli.options import settings_of
 from configbus.cli.up import exports
 from configbus.errors import ConfigBusError, InvalidValue
@@ -216,7 +216,7 @@ def _compare(settings: Settings, workers: list[_Worker]) -> None:
         truth = {
             f"{domain.name}.{name}": str(read_value(text))
             for domain in catalogue
-            for name, text in active_row(connection, place, domain, "").content.items()
+            for name, text in active_row(connection, place, domain, "").texts.items()
         }
     for worker in workers:
         held = [worker.told["epoch"], worker.told["revision"], *(worker.told[path] for path in SHOWN)]

@@ -15,6 +15,12 @@ Environment = Annotated[
     str | None, typer.Option("--environment", "-e", help="CONFIGBUS_ENVIRONMENT.", show_default=False)
 ]
 By = Annotated[str | None, typer.Option("--by", help="Who does it; CONFIGBUS_ACTOR.", show_default=False)]
+Reason = Annotated[str | None, typer.Option(help="Why; it stands in history and audit log.", show_default=False)]
+IdempotencyKey = Annotated[
+    str | None,
+    typer.Option("--idempotency-key", help="The same call with the same key makes one release.", show_default=False),
+]
+Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=100_000, help="How many, the newest first.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object, or one per line.")]
 
 

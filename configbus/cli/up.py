@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from configbus.cli.authoring import prepare
+from configbus.cli.migrating import prepare
 from configbus.cli.options import Environment, settings_of
 from configbus.cli.running import until_stopped
 

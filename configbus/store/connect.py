@@ -50,9 +50,12 @@ def quoted(name: str) -> str:
 
 
 @lru_cache(maxsize=256)
-def sql(statement: str, schema: str, table: str = "") -> TextClause:
-    """A statement with `{schema}` and `{table}` put in as identifiers; values go in as parameters."""
-    return text(statement.replace("{schema}", quoted(schema)).replace("{table}", quoted(table)))
+def sql(statement: str, schema: str, table: str = "", columns: tuple[str, ...] = ()) -> TextClause:
+    """A statement with `{schema}`, `{table}` and `{columns}` put in as identifiers; values go in as parameters."""
+    names = {"{schema}": quoted(schema), "{table}": quoted(table), "{columns}": ", ".join(map(quoted, columns))}
+    for placeholder, name in names.items():
+        statement = statement.replace(placeholder, name)
+    return text(statement)
 
 
 def driver_url(url: str) -> str:
@@ -106,17 +109,24 @@ def translated() -> Iterator[None]:
 
 
 def is_retriable(error: BaseException | None) -> bool:
-    """Whether the same transaction may succeed when tried again: a deadlock, or a serialization failure."""
-    return isinstance(error, exc.DBAPIError) and getattr(error.orig, "sqlstate", None) in (DEADLOCK, SERIALIZATION)
+    """Whether the same transaction may succeed when tried again: a deadlock, a serialization failure, or the
+    same call with the same idempotency key, whose release will then be found.
+    """
+    if not isinstance(error, exc.DBAPIError):
+        return False
+    state = getattr(error.orig, "sqlstate", None)
+    return state in (DEADLOCK, SERIALIZATION) or (state == UNIQUE and _constraint(error.orig) == "release_idempotency")
 
 
 def _in_our_words(error: BaseException | None) -> Exception:
     state, message = getattr(error, "sqlstate", None), _first_line(error)
-    constraint = getattr(getattr(error, "diag", None), "constraint_name", None) or ""
+    constraint = _constraint(error)
     table = getattr(getattr(error, "diag", None), "table_name", None) or ""
     domain = table.removesuffix("_config")
     if state == CHECK:
         return InvalidValue([Problem(domain, f"breaks the rule {constraint}")])
+    if state == UNIQUE and constraint == f"{table}_name":
+        return Conflict(f"{domain}: another row of this block has that name; only archived rows may share one")
     if state == UNIQUE:
         return Conflict(f"{domain}: somebody else changed it at the same time ({constraint}); try again")
     if state in (NO_TABLE, NO_SCHEMA):
@@ -132,6 +142,10 @@ def _in_our_words(error: BaseException | None) -> Exception:
     if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
         return Unavailable("Postgres", message)
     return ConfigBusError(f"Postgres refuses: {message}")
+
+
+def _constraint(error: BaseException | None) -> str:
+    return getattr(getattr(error, "diag", None), "constraint_name", None) or ""
 
 
 def _first_line(error: BaseException | None) -> str:

@@ -423,10 +423,12 @@ def test_audit_of_a_keyed_block_names_its_key_and_no_former_content_where_there_
     psql.execute(insert)
     psql.execute("UPDATE configbus.lane_config SET status = 'archived'")
     psql.execute(insert)
-    first, archive, again = audit(psql, before)
-    assert [entry["key"] for entry in (first, archive, again)] == ["a", "a", "a"]
-    assert [entry["action"] for entry in (first, archive, again)] == ["activate", "archive", "activate"]
-    assert first["old_values"] is again["old_values"] is None
+    first, archive, retire, again = entries = audit(psql, before)
+    assert [entry["key"] for entry in entries] == ["a", "a", "a", "a"]
+    assert [entry["action"] for entry in entries] == ["activate", "archive", "retire", "activate"]
+    assert first["old_values"] is again["old_values"] is retire["new_values"] is None
+    assert retire["old_values"] == first["new_values"]
+    assert archive["config_id"] == retire["config_id"]
     assert first["changed_fields"] == ["fast_bars", "label", "slow_bars", "threshold", "venue"]
 
 

@@ -1,0 +1,109 @@
+"""How commands show what they found: a table for people, one JSON object per line for programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from configbus.difference import Differences
+    from configbus.store.versions import VersionRow
+    from configbus.wire import Release
+
+PIPE_WIDTH = 10_000
+LISTED = 3
+LONGEST = 40
+
+
+def show_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A table: fitted to the terminal, or one plain line per row in a pipe."""
+    from rich.console import Console
+    from rich.table import Table
+
+    terminal = sys.stdout.isatty()
+    console = Console(markup=False, emoji=False, highlight=False, width=None if terminal else PIPE_WIDTH)
+    table = Table(*columns, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in table.columns:
+        column.overflow = "fold"
+    for row in rows:
+        table.add_row(*map(cell, row))
+    with console.capture() as capture:
+        console.print(table)
+    for line in capture.get().splitlines():
+        typer.echo(line.rstrip())
+
+
+def show_json(record: Any) -> None:
+    """One line of JSON."""
+    typer.echo(json.dumps(plain(record)))
+
+
+def show_release(release: Release, *, as_json: bool) -> None:
+    """What a command that makes a release answers: its revision."""
+    if as_json:
+        show_json(release)
+        return
+    typer.echo(release.revision)
+    if not release.blocks:
+        typer.echo("nothing differs from what is in force", err=True)
+
+
+def show_row(row: VersionRow, *, as_json: bool) -> None:
+    """What a command that prepares a version answers: id and version."""
+    if as_json:
+        show_json(row)
+    else:
+        typer.echo(f"{row.short_id} version {row.version}")
+
+
+def plain(value: Any) -> Any:
+    """The same as JSON has it: instants in ISO 8601, ids and names as texts."""
+    match value:
+        case datetime():
+            return value.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        case UUID():
+            return str(value)
+        case dict():
+            return {name: plain(part) for name, part in value.items()}
+        case list() | tuple():
+            return [plain(part) for part in value]
+        case _ if dataclasses.is_dataclass(value):
+            names = ["content" if field.name == "texts" else field.name for field in dataclasses.fields(value)]
+            return {name: plain(getattr(value, name)) for name in names}
+    return value
+
+
+def cell(value: Any) -> str:
+    """A value on one line: instants to the second, nothing that a terminal would obey."""
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in str(value))
+
+
+def shown(value: Any) -> str:
+    """A configuration value as people write it."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def brief(changes: Differences) -> str:
+    """The first few differences on one line."""
+    if len(changes) > LISTED and all(old is None for old, _ in changes.values()):
+        return "appeared"
+    told = [f"{path} {_short(old)} -> {_short(new)}" for path, (old, new) in list(changes.items())[:LISTED]]
+    more = [f"and {len(changes) - LISTED} more"] if len(changes) > LISTED else []
+    return ", ".join(told + more)
+
+
+def _short(value: Any) -> str:
+    text = shown(value)
+    return text if len(text) <= LONGEST else text[: LONGEST - 3] + "..."

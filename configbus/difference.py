@@ -1,0 +1,34 @@
+"""What differs between two contents, by path: the one walk behind history, release, diff and audit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Differences = dict[str, tuple[Any, Any]]
+"""Path below the block's name, such as `parameters.size`, to old and new value; None for what is not there."""
+
+
+def differences(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> Differences:
+    """The fields that differ, down to the single value within documents; lists are compared as a whole."""
+    return dict(_walk(old or {}, new or {}, ""))
+
+
+def _walk(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str) -> list[tuple[str, tuple[Any, Any]]]:
+    found: list[tuple[str, tuple[Any, Any]]] = []
+    for name in dict.fromkeys((*old, *new)):
+        was, now = old.get(name), new.get(name)
+        if isinstance(was, Mapping) and isinstance(now, Mapping):
+            found += _walk(was, now, f"{prefix}{name}.")
+        elif (name in old) != (name in new) or not _same(was, now):
+            found.append((prefix + name, (was, now)))
+    return found
+
+
+def _same(old: Any, new: Any) -> bool:
+    """Equal and of one type: 1, 1.0 and true are three things."""
+    if isinstance(old, list) and isinstance(new, list):
+        return len(old) == len(new) and all(map(_same, old, new))
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        return old.keys() == new.keys() and all(_same(old[name], new[name]) for name in old)
+    return type(old) is type(new) and bool(old == new)

@@ -1,0 +1,122 @@
+-- What an author's day needs of the frame: idempotency keys, retirement in the audit log, an audit row that
+-- tells what a migration changed, and indexes for history and audit.
+
+ALTER TABLE {schema}.release ADD COLUMN idempotency_key text, ADD COLUMN request text;
+COMMENT ON COLUMN {schema}.release.idempotency_key IS 'given by the caller: the same call again finds this release';
+COMMENT ON COLUMN {schema}.release.request IS 'SHA-256 of the call that had the key';
+CREATE UNIQUE INDEX release_idempotency ON {schema}.release (environment, idempotency_key)
+    WHERE idempotency_key IS NOT NULL;
+CREATE INDEX release_time ON {schema}.release (environment, released_at);
+CREATE INDEX config_audit_log_block ON {schema}.config_audit_log (environment, config_table, key, id);
+
+-- An update that changes nothing of a row is not recorded, except where it brings what a migration put into
+-- an active row: the old values are then those that were released last.
+CREATE OR REPLACE FUNCTION {schema}.audit() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    content_of text := 'SELECT {schema}.content($1) || jsonb_build_object(''name'', $1.name, ''status'', $1.status,'
+                       ' ''description'', $1.description)';
+    subject record := CASE WHEN TG_OP = 'DELETE' THEN OLD ELSE NEW END;
+    block text := TG_ARGV[0] || CASE subject.key WHEN '' THEN '' ELSE '/' || subject.key END;
+    action text := CASE TG_OP WHEN 'INSERT' THEN 'create' ELSE lower(TG_OP) END;
+    before jsonb;
+    after jsonb;
+BEGIN
+    IF TG_OP <> 'INSERT' THEN
+        EXECUTE content_of INTO before USING OLD;
+    END IF;
+    IF TG_OP <> 'DELETE' THEN
+        EXECUTE content_of INTO after USING NEW;
+    END IF;
+    IF TG_OP <> 'DELETE' AND NEW.status = 'active' AND (TG_OP = 'INSERT' OR OLD.status <> 'active') THEN
+        action := 'activate';
+        after := after - ARRAY['status', 'name', 'description'];
+        SELECT content INTO before FROM {schema}.release_block
+        WHERE environment = NEW.environment AND name = block ORDER BY revision DESC LIMIT 1;
+    ELSIF TG_OP = 'UPDATE' AND NEW.status = 'archived' THEN
+        action := 'archive';
+    ELSIF TG_OP = 'UPDATE' AND before = after THEN
+        IF NEW.status <> 'active' THEN
+            RETURN NULL;
+        END IF;
+        after := after - ARRAY['status', 'name', 'description'];
+        SELECT content INTO before FROM {schema}.release_block
+        WHERE environment = NEW.environment AND name = block ORDER BY revision DESC LIMIT 1;
+        IF before = after THEN
+            RETURN NULL;
+        END IF;
+    END IF;
+    INSERT INTO {schema}.config_audit_log (config_table, config_id, environment, key, action, old_values, new_values,
+                                           changed_fields, reason, performed_by, source_ip, user_agent)
+    VALUES (TG_TABLE_NAME, subject.id, subject.environment, subject.key, action, before, after,
+            {schema}.changed_fields(before, after), nullif(current_setting('configbus.reason', true), ''),
+            {schema}.actor(), host(inet_client_addr()), current_setting('application_name'));
+    RETURN NULL;
+END $$;
+
+-- A block that is taken away without a successor is recorded as retired, whoever does it and however.
+CREATE OR REPLACE FUNCTION {schema}.capture() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    subject record := CASE WHEN TG_OP = 'DELETE' THEN OLD ELSE NEW END;
+    block text := TG_ARGV[0] || CASE subject.key WHEN '' THEN '' ELSE '/' || subject.key END;
+    keyed boolean := TG_ARGV[1];
+    place {schema}.environment;
+    own {schema}.release;
+    last {schema}.release_block;
+    live jsonb;
+    wrapping jsonb;
+BEGIN
+    SELECT * INTO STRICT place FROM {schema}.environment WHERE name = subject.environment FOR NO KEY UPDATE;
+    EXECUTE format(
+        'SELECT {schema}.content(t), jsonb_build_object(''@version'', t.version, ''@id'', t.id, ''@name'', t.name,'
+        ' ''@activated_at'', {schema}.instant(t.activated_at), ''@activated_by'', t.activated_by)'
+        ' FROM {schema}.%I AS t WHERE environment = $1 AND key = $2 AND status = ''active''', TG_TABLE_NAME)
+    INTO live, wrapping USING subject.environment, subject.key;
+    SELECT * INTO last FROM {schema}.release_block
+    WHERE environment = place.name AND name = block ORDER BY revision DESC LIMIT 1;
+    IF live IS NULL THEN
+        IF NOT keyed THEN
+            RAISE EXCEPTION '% must keep an active row in %: activate another row in the same transaction',
+                block, place.name USING ERRCODE = 'integrity_constraint_violation';
+        END IF;
+        IF last.content IS NULL THEN
+            RETURN NULL;
+        END IF;
+        wrapping := jsonb_build_object('@retired', true, '@activated_at', {schema}.instant(clock_timestamp()),
+                                       '@activated_by', {schema}.actor());
+        INSERT INTO {schema}.config_audit_log (config_table, config_id, environment, key, action, old_values,
+                                               changed_fields, reason, performed_by, source_ip, user_agent)
+        VALUES (TG_TABLE_NAME, subject.id, place.name, subject.key, 'retire', last.content,
+                {schema}.changed_fields(last.content, NULL), nullif(current_setting('configbus.reason', true), ''),
+                {schema}.actor(), host(inet_client_addr()), current_setting('application_name'));
+    ELSIF last.content = live AND last.envelope - '@with' - '@revision' = wrapping THEN
+        RETURN NULL;
+    END IF;
+
+    SELECT * INTO own FROM {schema}.release WHERE environment = place.name AND revision = place.revision
+        AND xid = pg_current_xact_id() AND began = transaction_timestamp();
+    IF own IS NULL THEN
+        INSERT INTO {schema}.release (environment, revision, epoch, prev, actor, reason, source, xid, began,
+                                      idempotency_key, request)
+        SELECT place.name, place.revision + 1, place.epoch,
+               coalesce((SELECT state FROM {schema}.release WHERE environment = place.name AND revision = place.revision),
+                        repeat('0', 32)),
+               {schema}.actor(), nullif(current_setting('configbus.reason', true), ''),
+               coalesce(nullif(current_setting('configbus.source', true), ''), 'sql'),
+               pg_current_xact_id(), transaction_timestamp(),
+               nullif(current_setting('configbus.idempotency_key', true), ''),
+               nullif(current_setting('configbus.request', true), '')
+        RETURNING * INTO own;
+        UPDATE {schema}.environment SET revision = own.revision WHERE name = place.name;
+        IF current_setting('configbus.publishes', true) IS DISTINCT FROM 'on' THEN
+            PERFORM pg_notify('{channel}', place.name);
+        END IF;
+    END IF;
+    INSERT INTO {schema}.release_block (environment, revision, name, content, envelope)
+    VALUES (own.environment, own.revision, block, live, wrapping || jsonb_build_object('@revision', own.revision))
+    ON CONFLICT (environment, revision, name)
+        DO UPDATE SET content = excluded.content, envelope = excluded.envelope, digest = NULL;
+    -- After SET CONSTRAINTS ... IMMEDIATE the release is sealed already: have it sealed anew.
+    UPDATE {schema}.release SET state = NULL
+    WHERE environment = own.environment AND revision = own.revision AND state IS NOT NULL;
+    RETURN NULL;
+END $$;

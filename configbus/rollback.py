@@ -1,0 +1,106 @@
+"""Rollback: the contents of an earlier revision become active again, as new rows, in the caller's transaction.
+
+What changed after that revision is put back and nothing else is touched, so the cost is that of the change.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from configbus.block import problems
+from configbus.errors import InvalidValue, Problem, UnknownBlock
+from configbus.log import log
+from configbus.names import near, split_block
+from configbus.store.history import changed_since, ever_released
+from configbus.store.versions import NewRow, lock_active, replace_active
+from configbus.values import default_texts
+from configbus.wire import entry_text
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from uuid import UUID
+
+    from sqlalchemy import Connection
+
+    from configbus.block import Domain
+    from configbus.catalogue import Catalogue
+    from configbus.store.connect import Place
+    from configbus.store.history import Content
+    from configbus.store.versions import VersionRow
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What is to be done in one domain."""
+
+    replaced: list[UUID]
+    rows: list[NewRow]
+    problems: list[Problem]
+
+
+def roll_back(
+    connection: Connection, place: Place, catalogue: Catalogue, names: Sequence[str] | None, revision: int
+) -> None:
+    """Put back what was live at a revision, for these blocks, or for all of them.
+
+    A keyed block that did not exist then is retired; a singleton that did not is left, and a warning logged.
+    Fields that were added since get their defaults. Raises InvalidValue with everything that today's bounds
+    refuse, UnknownBlock for names that no release holds and for blocks whose domain is not in the catalogue.
+    """
+    if names is not None:
+        _check_names(connection, place, catalogue, names)
+    changed = list(changed_since(connection, place, revision, names))
+    if strangers := [content.block for content in changed if split_block(content.block)[0] not in catalogue.domains]:
+        raise UnknownBlock(
+            f"{', '.join(strangers[:5])} changed after revision {revision}, and CONFIGBUS_DOMAINS names no such "
+            "domain: add its module, or name the blocks to roll back"
+        )
+    found: list[Problem] = []
+    for domain_name, group in groupby(changed, key=lambda content: split_block(content.block)[0]):
+        domain, contents = catalogue.domain(domain_name), list(group)
+        active = lock_active(connection, place, domain, [split_block(content.block)[1] for content in contents])
+        plan = _plan(domain, contents, active, revision)
+        found += plan.problems
+        if not found:
+            replace_active(connection, place, domain, plan.replaced, plan.rows)
+    if found:
+        raise InvalidValue(found)
+
+
+def _check_names(connection: Connection, place: Place, catalogue: Catalogue, names: Sequence[str]) -> None:
+    for name in names:
+        catalogue.locate(name)
+    if missing := sorted(set(names) - ever_released(connection, place, names)):
+        raise UnknownBlock(f"{missing[0]!r} was never released in {place.environment}", near(missing[0], names))
+
+
+def _plan(domain: Domain, contents: Sequence[Content], active: dict[str, VersionRow], revision: int) -> _Plan:
+    plan = _Plan([], [], [])
+    defaults = default_texts(domain)
+    for content in contents:
+        key = split_block(content.block)[1]
+        live = active.get(key)
+        if content.texts is None:
+            if live is not None and domain.keyed:
+                plan.replaced.append(live.id)
+            elif live is not None:
+                log.warning("left_as_it_is", block=content.block, reason=f"it did not exist at revision {revision}")
+            continue
+        texts = {name: content.texts.get(name, default) for name, default in defaults.items()}
+        if live is not None and texts == live.texts:
+            continue
+        try:
+            domain.model.model_validate_json(entry_text(texts.items()), strict=True)
+        except ValidationError as error:
+            plan.problems += problems(content.block, error)
+            continue
+        if live is None:
+            plan.rows.append(NewRow(key, 1, texts, content.title or ""))
+        else:
+            plan.replaced.append(live.id)
+            plan.rows.append(NewRow(key, live.version + 1, texts, live.name, live.description))
+    return plan
