@@ -1,13 +1,11 @@
 """When trading stops by itself, and how hard orders are retried."""
 
 from decimal import Decimal
-from typing import Annotated
 
 from pydantic import Field
 
 from configbus.block import Block
-
-Percent = Annotated[Decimal, Field(ge=0, le=100, max_digits=5, decimal_places=2)]
+from configbus.domains.quantities import Days, Percent, SecondsOrZero
 
 
 class RiskConfig(Block, domain="risk"):
@@ -17,9 +15,9 @@ class RiskConfig(Block, domain="risk"):
     circuit_breaker_loss_threshold: Percent = Field(Decimal("10.00"), description="loss that stops trading, in percent")
     circuit_breaker_cooldown_minutes: int = Field(60, ge=0, le=525_600, description="pause after a stop, in minutes")
     max_drawdown_pct: Percent = Field(Decimal("20.00"), description="largest drawdown allowed, in percent")
-    drawdown_lookback_days: int = Field(30, ge=1, le=3_650, description="days over which drawdown is measured")
+    drawdown_lookback_days: Days = Field(30, description="days over which drawdown is measured")
     max_order_attempts: int = Field(3, ge=1, le=100, description="attempts to place an order, the first included")
-    retry_delay_base_seconds: int = Field(5, ge=0, le=86_400, description="wait before the first retry, in seconds")
+    retry_delay_base_seconds: SecondsOrZero = Field(5, description="wait before the first retry, in seconds")
     retry_delay_multiplier: Decimal = Field(
         Decimal("3.00"),
         ge=1,

@@ -2,16 +2,12 @@
 
 import itertools
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from configbus.block import Block
-
-Percent = Annotated[Decimal, Field(ge=0, le=100, max_digits=5, decimal_places=2)]
-Sol = Annotated[Decimal, Field(gt=0, max_digits=20, decimal_places=8)]
-Score = Annotated[Decimal, Field(ge=0, le=1, max_digits=4, decimal_places=3)]
-BasisPoints = Annotated[int, Field(ge=0, le=10_000)]
+from configbus.domains.quantities import BasisPoints, Count, Percent, Ratio, Sol
 
 
 class DrawdownTier(BaseModel):
@@ -36,12 +32,12 @@ class TradingConfig(Block, domain="trading"):
     )
     sizing_mode: Literal["risk_based", "fixed_percent"] = Field("risk_based", description="how a position is sized")
     risk_per_trade_pct: Percent = Field(Decimal("1.00"), description="capital risked by one trade, in percent")
-    max_concurrent_positions: int = Field(5, ge=1, le=10_000, description="positions open at the same time")
+    max_concurrent_positions: Count = Field(5, description="positions open at the same time")
     daily_loss_limit_pct: Percent = Field(Decimal("5.00"), description="loss of a day that stops trading, in percent")
     daily_loss_limit_enabled: bool = Field(default=True, description="whether the daily loss limit is in force")
     max_concentration_token_pct: Percent = Field(Decimal("25.00"), description="capital in one token, in percent")
     max_concentration_cluster_pct: Percent = Field(Decimal("50.00"), description="capital in one cluster, in percent")
-    max_positions_per_cluster: int = Field(3, ge=1, le=10_000, description="positions open in one cluster")
+    max_positions_per_cluster: Count = Field(3, description="positions open in one cluster")
     drawdown_reduction_tiers: list[DrawdownTier] = Field(
         [
             DrawdownTier(threshold_pct=Decimal(5), size_reduction_pct=Decimal(0)),
@@ -49,10 +45,10 @@ class TradingConfig(Block, domain="trading"):
             DrawdownTier(threshold_pct=Decimal(15), size_reduction_pct=Decimal(50)),
             DrawdownTier(threshold_pct=Decimal(20), size_reduction_pct=Decimal(100)),
         ],
-        description="smaller positions as the drawdown grows, thresholds rising",
+        description="smaller positions as the drawdown grows, in percent, thresholds rising",
     )
-    score_threshold: Score = Field(Decimal("0.700"), description="lowest score that opens a position, 0 to 1")
-    high_conviction_threshold: Score = Field(
+    score_threshold: Ratio = Field(Decimal("0.700"), description="lowest score that opens a position, 0 to 1")
+    high_conviction_threshold: Ratio = Field(
         Decimal("0.850"), description="score from which conviction is high, 0 to 1"
     )
     max_slippage_entry_bps: BasisPoints = Field(100, description="slippage accepted on entry, in basis points")
@@ -65,4 +61,7 @@ class TradingConfig(Block, domain="trading"):
         thresholds = [tier.threshold_pct for tier in self.drawdown_reduction_tiers]
         if any(later <= earlier for earlier, later in itertools.pairwise(thresholds)):
             raise ValueError("drawdown_reduction_tiers must have rising thresholds")
+        reductions = [tier.size_reduction_pct for tier in self.drawdown_reduction_tiers]
+        if any(later < earlier for earlier, later in itertools.pairwise(reductions)):
+            raise ValueError("drawdown_reduction_tiers must not have a falling size_reduction_pct")
         return self

@@ -270,7 +270,7 @@ def test_head_fields_are_what_the_contract_names(published: Settings, client: An
     envelope = {"@revision", "@version", "@id", "@name", "@activated_at", "@activated_by", "@with"}
     assert {field for field in block if field.startswith("@")} == envelope
     assert block["score_threshold"] == '"0.700"'
-    assert block["@with"] == '["risk"]'
+    assert block["@with"] == '["api", "cluster", "discovery", "exit", "risk", "scoring"]'
     assert client.hget(KEYS.index, "trading") == f"1:{wire.read_entry('trading', block).mark.digest}"
     assert published.environment == "production"
 

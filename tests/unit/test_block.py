@@ -406,7 +406,15 @@ def test_the_defaults_are_valid_as_stored_content_too(model: type[Block]) -> Non
 
 
 def test_every_built_in_domain_has_valid_defaults_and_tells_its_fields() -> None:
-    assert [model.__name__ for model in BUILT_IN_DOMAINS] == ["RiskConfig", "TradingConfig"]
+    assert [model.__name__ for model in BUILT_IN_DOMAINS] == [
+        "ApiConfig",
+        "ClusterConfig",
+        "DiscoveryConfig",
+        "ExitConfig",
+        "RiskConfig",
+        "ScoringConfig",
+        "TradingConfig",
+    ]
     for model in BUILT_IN_DOMAINS:
         model.model_validate_json(model().model_dump_json(), strict=True)
         assert model.__doc__
