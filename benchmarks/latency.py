@@ -25,7 +25,7 @@ import psycopg
 
 from configbus import AsyncConfigBus, Change, ConfigBus
 from configbus.author import Author
-from configbus.cli.authoring import prepare
+from configbus.cli.migrating import prepare
 from configbus.cli.up import exports
 from configbus.embedded import EmbeddedPostgres, EmbeddedValkey
 from configbus.settings import Settings, load_settings

@@ -30,6 +30,10 @@ ENTRY = """
 MINE = """
     SELECT xid = pg_current_xact_id() AND began = transaction_timestamp() FROM {schema}.release
     WHERE environment = :environment AND revision = :revision"""
+CAPTURE_NOW = """
+    SET CONSTRAINTS {schema}.capture_insert, {schema}.capture_update, {schema}.capture_delete IMMEDIATE;
+    SET CONSTRAINTS {schema}.seal IMMEDIATE"""
+"""All captures first, the one seal behind them, as at commit: with ALL, every capture would seal anew."""
 NEWEST = """
     SELECT {entry} FROM (SELECT DISTINCT ON (name) * FROM {schema}.release_block WHERE environment = :environment
                          ORDER BY name, revision DESC) AS b""".replace("{entry}", ENTRY)
@@ -94,7 +98,7 @@ def releases_after(connection: Connection, place: Place, head: Head, after: int,
 
 def own_release(connection: Connection, place: Place) -> Published | None:
     """The release of the current transaction, captured now instead of at commit; None if it changed nothing live."""
-    connection.execute(text("SET CONSTRAINTS ALL IMMEDIATE"))
+    connection.execute(sql(CAPTURE_NOW, place.schema))
     head = newest_head(connection, place)
     mine = connection.scalar(sql(MINE, place.schema), {"environment": place.environment, "revision": head.revision})
     if not mine:

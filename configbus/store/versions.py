@@ -43,11 +43,11 @@ OF_BLOCK = (
     ROWS + "t.environment = :environment AND t.key = :key ORDER BY t.updated_at DESC, t.version DESC LIMIT :limit"
 )
 SUMMARIES = """
-    SELECT k.key, a.id, a.version, a.name, a.activated_at, a.activated_by, k.drafts
-    FROM (SELECT key, count(*) FILTER (WHERE status = 'draft') AS drafts FROM {schema}.{table}
-          WHERE environment = :environment AND status IN ('active', 'draft') GROUP BY key) AS k
-    LEFT JOIN {schema}.{table} AS a ON a.environment = :environment AND a.key = k.key AND a.status = 'active'
-    ORDER BY k.key COLLATE "C" """
+    SELECT key, (array_agg(id) FILTER (WHERE status = 'active'))[1], max(version) FILTER (WHERE status = 'active'),
+           max(name) FILTER (WHERE status = 'active'), max(activated_at) FILTER (WHERE status = 'active'),
+           max(activated_by) FILTER (WHERE status = 'active'), count(*) FILTER (WHERE status = 'draft')
+    FROM {schema}.{table} WHERE environment = :environment AND status IN ('active', 'draft')
+    GROUP BY key ORDER BY key COLLATE "C" """
 BY_ID = ROWS + "t.id = :id"
 KEYS = "SELECT key FROM {schema}.{table} WHERE environment = :environment AND status = 'active'"
 WITH_ID = "SELECT '{domain}' AS domain, id, environment FROM {schema}.{table} WHERE id BETWEEN :low AND :high"
