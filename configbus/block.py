@@ -12,12 +12,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime  # pydantic reads the annotation of _with_zone
-from typing import Any, ClassVar, NoReturn, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    PydanticSchemaGenerationError,
+    PydanticUserError,
+    ValidationError,
+    model_validator,
+)
 
 from configbus.errors import DefinitionError, Problem
-from configbus.fields import Column, UnfitField, integer_limits, read_column
+from configbus.fields import ALLOWED, Column, UnfitField, integer_limits, read_column
 from configbus.names import LIFECYCLE_COLUMNS, identifier_fault
 
 
@@ -88,7 +96,26 @@ class Domain:
         return f"{self.name}_config"
 
 
-class Block(BaseModel):
+if TYPE_CHECKING:
+    from pydantic._internal._model_construction import ModelMetaclass
+else:
+    ModelMetaclass = type(BaseModel)  # it has no public name
+
+
+class _Defining(ModelMetaclass):
+    """Tells in our words why pydantic itself cannot make the class."""
+
+    def __new__(cls, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **kwargs: Any) -> Any:
+        try:
+            return super().__new__(cls, name, bases, namespace, **kwargs)
+        except PydanticSchemaGenerationError as error:
+            reason = f"a field is of a type that has no column type; {ALLOWED} ({error.message.partition('. ')[0]})"
+        except PydanticUserError as error:
+            reason = error.message.partition("; ")[0]
+        raise DefinitionError(f"{namespace['__module__']}.{namespace['__qualname__']} cannot be a domain: {reason}")
+
+
+class Block(BaseModel, metaclass=_Defining):
     """One typed, immutable configuration. Subclass it with `domain="name"`, and `keyed=True`
     where there is one block per key. `table_checks` maps names to SQL conditions over the
     columns, for rules across fields: declare them beside the Python validator.

@@ -32,6 +32,10 @@ NUMERIC_DIGITS = 1000
 PLAIN: dict[type, Kind] = {bool: "boolean", str: "text", UUID: "uuid", datetime: "timestamp", float: "float"}
 DOCUMENT_TYPES = (Any, int, Decimal, list, dict, tuple, type(None), types.UnionType)
 """What a document may be made of, besides plain types, enums and frozen models."""
+ALLOWED = (
+    "use int, bool, str, float, Decimal, UUID, datetime, an Enum or Literal of texts, "
+    "a frozen model, list, tuple or dict, or one of these with | None"
+)
 OPERATORS = {
     annotated_types.Ge: (">=", "ge"),
     annotated_types.Gt: (">", "gt"),
@@ -93,10 +97,7 @@ def _typed(column: Column, annotation: Any, metadata: list[Any]) -> Column:
         for part in nested_types(annotation):
             _check_part(part)
         return column
-    raise UnfitField(
-        f"type {annotation!r} has no column type; use int, bool, str, float, Decimal, UUID, datetime, an Enum or "
-        "Literal of texts, a frozen model, list, tuple or dict, or one of these with | None",
-    )
+    raise UnfitField(f"type {annotation!r} has no column type; {ALLOWED}")
 
 
 def integer_limits(column: Column) -> list[annotated_types.Ge | annotated_types.Le]:

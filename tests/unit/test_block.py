@@ -118,6 +118,22 @@ def column_of(annotation: Any, default: Any) -> Column:
     return column
 
 
+class Stranger:
+    """A type that pydantic cannot read."""
+
+
+def test_what_pydantic_itself_cannot_read_is_refused_in_our_words() -> None:
+    with pytest.raises(DefinitionError, match=r"DemoConfig cannot be a domain: a field is of a type .*Stranger"):
+
+        class DemoConfig(Block, domain="demo"):
+            value: Stranger = Stranger()
+
+    with pytest.raises(DefinitionError, match="BareConfig cannot be a domain: A non-annotated attribute"):
+
+        class BareConfig(Block, domain="bare"):
+            value = 1  # type: ignore[pydantic-field]  # it is what is refused
+
+
 @pytest.mark.parametrize("name", ["", "Trading", "a b", "a-b", "a__b", "class", "x" * 41, "trading\n", "1a", "*"])
 def test_a_domain_with_such_a_name_is_refused(name: str) -> None:
     with pytest.raises(DefinitionError) as caught:
