@@ -200,7 +200,7 @@ class Author(Reader):
         names = [blocks] if isinstance(blocks, str) else list(blocks)
         if bool(names) == all:
             raise InvalidValue([Problem("blocks", "name the blocks to roll back, or ask for all of them")])
-        revision = self._transact(lambda connection: revision_at(connection, self._place, to))
+        revision = self._read(lambda connection: revision_at(connection, self._place, to))
 
         def write(connection: Connection) -> None:
             roll_back(connection, self._place, self._catalogue, None if all else names, revision)
@@ -254,17 +254,15 @@ class Author(Reader):
     ) -> tuple[int, dict[str, str]]:
         """Version and content that a draft begins with."""
         key = split_block(block)[1]
-        if base is None and domain.keyed:
-            base = "active" if versions.lock_active(connection, self._place, domain, [key]) else "default"
-        if base in (None, "active"):
-            row = versions.active_row(connection, self._place, domain, key)
-        elif base == "default":
-            found = versions.default_row(connection, self._place, domain, key)
-            if found is None:
-                return 0, default_texts(domain)
-            row = found
-        else:
-            row = self._row_of(connection, domain, base)
+        active = versions.find_active(connection, self._place, domain, key) if base in (None, "active") else None
+        if active is not None:
+            return active.version, dict(active.texts)
+        if base == "active" or (base is None and not domain.keyed):
+            raise versions.no_active_row(connection, self._place, domain, key)
+        if base in (None, "default"):
+            row = versions.default_row(connection, self._place, domain, key)
+            return (row.version, dict(row.texts)) if row is not None else (0, default_texts(domain))
+        row = self._row_of(connection, domain, base)
         return row.version, dict(row.texts)
 
     def _lock_draft(

@@ -15,7 +15,7 @@ from configbus.block import problems
 from configbus.errors import InvalidValue, Problem, UnknownBlock
 from configbus.log import log
 from configbus.names import near, split_block
-from configbus.store.history import changed_since, ever_released
+from configbus.store.history import changed_since, ever_released, released_of
 from configbus.store.versions import NewRow, lock_active, replace_active
 from configbus.values import default_texts
 from configbus.wire import entry_text
@@ -75,7 +75,8 @@ def _check_names(connection: Connection, place: Place, catalogue: Catalogue, nam
     for name in names:
         catalogue.locate(name)
     if missing := sorted(set(names) - ever_released(connection, place, names)):
-        raise UnknownBlock(f"{missing[0]!r} was never released in {place.environment}", near(missing[0], names))
+        known = released_of(connection, place, split_block(missing[0])[0])
+        raise UnknownBlock(f"{missing[0]!r} was never released in {place.environment}", near(missing[0], known))
 
 
 def _plan(domain: Domain, contents: Sequence[Content], active: dict[str, VersionRow], revision: int) -> _Plan:

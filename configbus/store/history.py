@@ -51,6 +51,9 @@ CONTENT_AT = AT.replace("{names}", "SELECT CAST(:name AS text) AS name")
 CHANGED_AT = AT.replace("{names}", CHANGED_SINCE)
 CHANGED_OF_AT = AT.replace("{names}", CHANGED_SINCE + " AND name = ANY(:names)")
 EVER = "SELECT DISTINCT name FROM {schema}.release_block WHERE environment = :environment AND name = ANY(:names)"
+OF_DOMAIN = """
+    SELECT DISTINCT name FROM {schema}.release_block
+    WHERE environment = :environment AND (name = :domain OR starts_with(name, :domain || '/'))"""
 AT_INSTANT = """
     SELECT (SELECT revision FROM {schema}.release WHERE environment = :environment AND released_at <= :at
             ORDER BY released_at DESC, revision DESC LIMIT 1) AS revision, clock_timestamp() AS now,
@@ -176,6 +179,11 @@ def changed_since(
 def ever_released(connection: Connection, place: Place, names: Sequence[str]) -> set[str]:
     """Those of the names that some release holds."""
     return set(connection.scalars(sql(EVER, place.schema), {"environment": place.environment, "names": list(names)}))
+
+
+def released_of(connection: Connection, place: Place, domain: str) -> list[str]:
+    """The names of a domain's blocks that some release holds."""
+    return list(connection.scalars(sql(OF_DOMAIN, place.schema), {"environment": place.environment, "domain": domain}))
 
 
 def revision_at(connection: Connection, place: Place, moment: int | datetime) -> int:

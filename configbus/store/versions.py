@@ -139,12 +139,17 @@ def begin_authoring(
     connection.execute(text(f"SELECT {calls}"), {f"p{number}": value for number, value in enumerate(settings.values())})
 
 
+def find_active(connection: Connection, place: Place, domain: Domain, key: str) -> VersionRow | None:
+    """The active row of a block, if there is one."""
+    rows = _select(connection, place, domain, ACTIVE, {"environment": place.environment, "keys": [key]})
+    return rows[0] if rows else None
+
+
 def active_row(connection: Connection, place: Place, domain: Domain, key: str) -> VersionRow:
     """The active row of a block. Raises UnknownBlock, or UnknownEnvironment."""
-    rows = _select(connection, place, domain, ACTIVE, {"environment": place.environment, "keys": [key]})
-    if rows:
-        return rows[0]
-    raise no_active_row(connection, place, domain, key)
+    if (row := find_active(connection, place, domain, key)) is None:
+        raise no_active_row(connection, place, domain, key)
+    return row
 
 
 def no_active_row(connection: Connection, place: Place, domain: Domain, key: str) -> UnknownBlock:
