@@ -28,7 +28,7 @@ DIFFERENT = 8
 
 
 def main() -> None:
-    """Run one command and exit with its status; an error of ours is one line on stderr, never a traceback."""
+    """Run one command and exit with its status; an error of ours is told on stderr, never a traceback."""
     try:
         from configbus.cli.app import app
     except ModuleNotFoundError as error:

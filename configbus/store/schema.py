@@ -16,7 +16,8 @@ from sqlalchemy import inspect, text
 from configbus import migrations
 from configbus.errors import MigrationRefused
 from configbus.store.connect import quoted, sql
-from configbus.store.tables import config_table, table_ddl
+from configbus.store.evolution import evolve
+from configbus.store.tables import table_ddl
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -49,8 +50,7 @@ def migrate(connection: Connection, catalogue: Catalogue, schema: str, environme
             for statement in table_ddl(domain, schema):
                 connection.execute(statement)
             done.append(f"table {domain.table}")
-        else:
-            _compare(connection, catalogue, domain.name, schema)
+    done += evolve(connection, [domain for domain in catalogue if domain.table in present], schema)
     done += _environment(connection, schema, environment)
     for domain in catalogue:
         if not domain.keyed:
@@ -105,18 +105,6 @@ def _alembic(connection: Connection, schema: str) -> alembic.config.Config:
     config.set_main_option("script_location", str(Path(migrations.__file__).parent).replace("%", "%%"))
     config.attributes.update(connection=connection, schema=schema, quoted_schema=quoted(schema))
     return config
-
-
-def _compare(connection: Connection, catalogue: Catalogue, domain: str, schema: str) -> None:
-    table = config_table(catalogue.domain(domain), schema)
-    present = {column["name"] for column in inspect(connection).get_columns(table.name, schema=schema)}
-    wanted = {column.name for column in table.columns}
-    if present != wanted:
-        missing, extra = sorted(wanted - present), sorted(present - wanted)
-        raise MigrationRefused(
-            f"{schema}.{table.name} is not the table of this catalogue: it lacks {missing or 'nothing'} and has "
-            f"{extra or 'nothing'} besides. Changing a table that exists is not built yet; alter it by hand.",
-        )
 
 
 def _environment(connection: Connection, schema: str, environment: str) -> list[str]:
