@@ -27,10 +27,11 @@ from configbus.reader import Reader
 from configbus.rollback import roll_back
 from configbus.store import versions
 from configbus.store.connect import is_retriable, translated
-from configbus.store.history import release_of_key, revision_at
+from configbus.store.history import revision_at
+from configbus.store.idempotency import conclude_call, earlier_call
 from configbus.store.releases import newest_head, own_release
 from configbus.store.versions import NewRow
-from configbus.values import as_json, default_texts, texts_of, valid_content, with_values
+from configbus.values import as_json, default_texts, put_texts, valid_content, with_values
 from configbus.wire import Keys, Release
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Author(Reader):
     """Changes configuration of one environment, and reads it. Not to be shared by threads.
 
     Calls that make a release take an `idempotency_key`: the same call with the same key again, after a lost
-    answer for instance, finds the release that the first one made; another call with that key is a Conflict.
+    answer for instance, changes nothing and returns what the first one did; another call with it is a Conflict.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -113,7 +114,7 @@ class Author(Reader):
 
         def write(connection: Connection) -> VersionRow:
             version, texts = self._base(connection, domain, block, base)
-            texts |= texts_of(with_values(domain, block, texts, given), {parts[0] for parts, _ in given})
+            texts = put_texts(domain, texts, with_values(domain, block, texts, given), given)
             rows = [NewRow(key, version + 1, texts, name)]
             (made,) = versions.insert_rows(connection, self._place, domain, "draft", rows)
             return versions.locate_row(connection, self._place, self._catalogue, made)[1]
@@ -126,8 +127,7 @@ class Author(Reader):
         def write(connection: Connection) -> VersionRow:
             domain, row = self._lock_draft(connection, row_id, expect, "edited")
             given = [self._below(domain, path, value) for path, value in values.items()]
-            block = with_values(domain, row.block, row.texts, given)
-            texts = {**row.texts, **texts_of(block, {parts[0] for parts, _ in given})}
+            texts = put_texts(domain, row.texts, with_values(domain, row.block, row.texts, given), given)
             versions.update_content(connection, self._place, domain, row.id, texts)
             return versions.locate_row(connection, self._place, self._catalogue, row.id)[1]
 
@@ -242,7 +242,7 @@ class Author(Reader):
                 found += error.problems
                 continue
             if block != valid_content(domain, row.texts):
-                texts = {**row.texts, **texts_of(block, {parts[0] for parts, _ in given[key]})}
+                texts = put_texts(domain, row.texts, block, given[key])
                 replaced.append(row.id)
                 rows.append(NewRow(key, row.version + 1, texts, row.name, row.description))
         if not found:
@@ -260,8 +260,12 @@ class Author(Reader):
         if base == "active" or (base is None and not domain.keyed):
             raise versions.no_active_row(connection, self._place, domain, key)
         if base in (None, "default"):
+            newest_head(connection, self._place)
             row = versions.default_row(connection, self._place, domain, key)
-            return (row.version, dict(row.texts)) if row is not None else (0, default_texts(domain))
+            if row is not None:
+                return row.version, dict(row.texts)
+            former = versions.former_rows(connection, self._place, domain, [key])
+            return former[key].version if key in former else 0, default_texts(domain)
         row = self._row_of(connection, domain, base)
         return row.version, dict(row.texts)
 
@@ -304,7 +308,7 @@ class Author(Reader):
         with translated(), self._engine.connect() as connection:
             for _ in range(ATTEMPTS):
                 try:
-                    release, at = self._commit(connection, write, reason, key or "", digest)
+                    release, at = self._commit(connection, write, reason, key, digest)
                 except DBAPIError as error:
                     if is_retriable(error):
                         continue
@@ -315,21 +319,26 @@ class Author(Reader):
         raise Conflict("the transaction met deadlocks again and again; try later")
 
     def _commit(
-        self, connection: Connection, write: Callable[[Connection], None], reason: str | None, key: str, digest: str
+        self,
+        connection: Connection,
+        write: Callable[[Connection], None],
+        reason: str | None,
+        key: str | None,
+        digest: str,
     ) -> tuple[Published | None, Release]:
         with connection.begin():
-            versions.begin_authoring(
-                connection, self._settings.actor, reason, publishes=self._publisher is not None, key=key, request=digest
-            )
-            if key and (made := release_of_key(connection, self._place, key)):
-                if made[1] != digest:
-                    raise Conflict(f"idempotency key {key!r} was used by another call, for revision {made[0].revision}")
-                return None, made[0]
+            actor = self._settings.actor
+            versions.begin_authoring(connection, actor, reason, publishes=self._publisher is not None)
+            if key is not None and (made := earlier_call(connection, self._place, key, digest, actor)) is not None:
+                return None, made
             write(connection)
             published = own_release(connection, self._place)
             head = published.head if published else newest_head(connection, self._place)
-        names = tuple(entry.name for entry in published.entries) if published else ()
-        return published, Release(head.revision, head.epoch, names)
+            names = tuple(entry.name for entry in published.entries) if published else ()
+            release = Release(head.revision, head.epoch, names)
+            if key is not None:
+                conclude_call(connection, self._place, key, release)
+        return published, release
 
     def _publish(self, connection: Connection, publisher: Publisher, release: Published) -> None:
         """Publish right after commit, then ring the bell. The release stands, whatever happens here."""

@@ -122,7 +122,18 @@ def nested_types(annotation: Any) -> list[Any]:
     return _nested(annotation, [])
 
 
+def part_of(annotation: Any, name: str) -> tuple[Any, bool]:
+    """The annotation of a part of a document, and whether a model declares that part."""
+    kinds = (annotation, *get_args(annotation))
+    for kind in kinds:
+        if isinstance(kind, type) and issubclass(kind, BaseModel) and name in kind.model_fields:
+            return kind.model_fields[name].annotation, True
+    return next((get_args(kind)[1] for kind in kinds if get_origin(kind) is dict), Any), False
+
+
 def _nested(annotation: Any, seen: list[Any]) -> list[Any]:
+    if get_origin(annotation) is Annotated:
+        return _nested(get_args(annotation)[0], seen)
     if annotation in seen:
         return seen
     seen.append(annotation)

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from configbus.block import problems
-from configbus.errors import InvalidValue, Problem, UnknownBlock
+from configbus.errors import Conflict, InvalidValue, Problem, UnknownBlock
 from configbus.log import log
 from configbus.names import near, split_block
 from configbus.store.history import changed_since, ever_released, released_of
-from configbus.store.versions import NewRow, lock_active, replace_active
+from configbus.store.versions import LOCK_ATTEMPTS, FormerRows, NewRow, former_rows, lock_active, replace_active
 from configbus.values import default_texts
 from configbus.wire import entry_text
 
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from configbus.store.connect import Place
     from configbus.store.history import Content
     from configbus.store.versions import VersionRow
+
+
+LONGEST_TITLE = 70
 
 
 @dataclass(slots=True)
@@ -53,22 +56,41 @@ def roll_back(
     """
     if names is not None:
         _check_names(connection, place, catalogue, names)
-    changed = list(changed_since(connection, place, revision, names))
-    if strangers := [content.block for content in changed if split_block(content.block)[0] not in catalogue.domains]:
-        raise UnknownBlock(
-            f"{', '.join(strangers[:5])} changed after revision {revision}, and CONFIGBUS_DOMAINS names no such "
-            "domain: add its module, or name the blocks to roll back"
-        )
+    for _ in range(LOCK_ATTEMPTS):
+        with connection.begin_nested() as attempt:
+            changed = list(changed_since(connection, place, revision, names))
+            active = _lock(connection, place, catalogue, changed, revision)
+            if len(changed) == len(list(changed_since(connection, place, revision, names))):
+                break
+            attempt.rollback()  # a release came in while its locks were waited for: it is to be undone as a whole
+    else:
+        raise Conflict(f"blocks change too fast to be rolled back to revision {revision}; try again")
     found: list[Problem] = []
-    for domain_name, group in groupby(changed, key=lambda content: split_block(content.block)[0]):
-        domain, contents = catalogue.domain(domain_name), list(group)
-        active = lock_active(connection, place, domain, [split_block(content.block)[1] for content in contents])
-        plan = _plan(domain, contents, active, revision)
+    for name, group in groupby(changed, key=_domain_of):
+        domain, contents = catalogue.domain(name), list(group)
+        missing = [content.key for content in contents if content.key not in active[name]]
+        former = former_rows(connection, place, domain, missing)
+        plan = _plan(domain, contents, active[name], former, revision)
         found += plan.problems
         if not found:
             replace_active(connection, place, domain, plan.replaced, plan.rows)
     if found:
         raise InvalidValue(found)
+
+
+def _lock(
+    connection: Connection, place: Place, catalogue: Catalogue, changed: Sequence[Content], revision: int
+) -> dict[str, dict[str, VersionRow]]:
+    """The active rows of these blocks, by domain and key. Raises UnknownBlock for domains not in the catalogue."""
+    if strangers := [content.block for content in changed if _domain_of(content) not in catalogue.domains]:
+        raise UnknownBlock(
+            f"{', '.join(strangers[:5])} changed after revision {revision}, and CONFIGBUS_DOMAINS names no such "
+            "domain: add its module, or name the blocks to roll back"
+        )
+    return {
+        name: lock_active(connection, place, catalogue.domain(name), [content.key for content in contents])
+        for name, contents in groupby(changed, key=_domain_of)
+    }
 
 
 def _check_names(connection: Connection, place: Place, catalogue: Catalogue, names: Sequence[str]) -> None:
@@ -79,12 +101,17 @@ def _check_names(connection: Connection, place: Place, catalogue: Catalogue, nam
         raise UnknownBlock(f"{missing[0]!r} was never released in {place.environment}", near(missing[0], known))
 
 
-def _plan(domain: Domain, contents: Sequence[Content], active: dict[str, VersionRow], revision: int) -> _Plan:
+def _plan(
+    domain: Domain,
+    contents: Sequence[Content],
+    active: dict[str, VersionRow],
+    former: dict[str, FormerRows],
+    revision: int,
+) -> _Plan:
     plan = _Plan([], [], [])
     defaults = default_texts(domain)
     for content in contents:
-        key = split_block(content.block)[1]
-        live = active.get(key)
+        live = active.get(content.key)
         if content.texts is None:
             if live is not None and domain.keyed:
                 plan.replaced.append(live.id)
@@ -99,9 +126,17 @@ def _plan(domain: Domain, contents: Sequence[Content], active: dict[str, Version
         except ValidationError as error:
             plan.problems += problems(content.block, error)
             continue
-        if live is None:
-            plan.rows.append(NewRow(key, 1, texts, content.title or ""))
-        else:
+        if live is not None:
             plan.replaced.append(live.id)
-            plan.rows.append(NewRow(key, live.version + 1, texts, live.name, live.description))
+            plan.rows.append(NewRow(content.key, live.version + 1, texts, live.name, live.description))
+        else:
+            before = former.get(content.key, FormerRows(0, ()))
+            title = content.title or ""
+            if title in before.names:
+                title = f"{title[:LONGEST_TITLE]} of revision {revision}"
+            plan.rows.append(NewRow(content.key, before.version + 1, texts, title))
     return plan
+
+
+def _domain_of(content: Content) -> str:
+    return split_block(content.block)[0]

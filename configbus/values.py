@@ -20,7 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from configbus.block import Block, problems
 from configbus.errors import InvalidValue, Problem, UnknownField
-from configbus.fields import nested_models, nested_types
+from configbus.fields import nested_models, nested_types, part_of
 from configbus.names import near
 from configbus.wire import entry_text, members
 
@@ -52,8 +52,8 @@ def with_values(domain: Domain, name: str, content: Mapping[str, str], given: Se
         except InvalidValue as error:
             found += error.problems
             continue
-        whole = texts.get(parts[0], "null")
-        texts[parts[0]] = _put(whole, parts[1:], json.dumps(plain), f"{name} has no {'.'.join(parts)!r}")
+        whole, annotation = texts.get(parts[0], "null"), domain.model.model_fields[parts[0]].annotation
+        texts[parts[0]] = _put(whole, parts[1:], json.dumps(plain), f"{name} has no {'.'.join(parts)!r}", annotation)
         taken.append((parts, plain))
     try:
         block = domain.model.model_validate_json(entry_text(texts.items()), strict=True, extra="forbid")
@@ -66,6 +66,21 @@ def with_values(domain: Domain, name: str, content: Mapping[str, str], given: Se
     return block
 
 
+def put_texts(
+    domain: Domain, content: Mapping[str, str], block: Block, given: Sequence[tuple[list[str], Any]]
+) -> dict[str, str]:
+    """The content as texts once a valid block holds what was put at paths: all else keeps every digit it had."""
+    texts = dict(content)
+    dumped = texts_of(block, {parts[0] for parts, _ in given})
+    for (field, *within), _ in given:
+        value = dumped[field]
+        for part in within:
+            value = members(value)[part]
+        annotation = domain.model.model_fields[field].annotation
+        texts[field] = _put(texts.get(field, "null"), within, value, field, annotation)
+    return texts
+
+
 def texts_of(block: Block, names: set[str]) -> dict[str, str]:
     """The JSON text of these fields of a block."""
     return members(block.model_dump_json(include=names)) if names else {}
@@ -76,17 +91,19 @@ def default_texts(domain: Domain) -> dict[str, str]:
     return texts_of(domain.model(), {column.name for column in domain.columns})
 
 
-def _put(whole: str, parts: Sequence[str], value: str, missing: str) -> str:
+def _put(whole: str, parts: Sequence[str], value: str, missing: str, annotation: Any) -> str:
     """A JSON text with another text put in at nested parts; what stands beside it keeps every digit."""
     if not parts:
         return value
     try:
         inner = members(whole)
     except ValueError:
-        inner = {}
-    if parts[0] not in inner:
+        raise UnknownField(missing) from None
+    within, declared = part_of(annotation, parts[0])
+    if parts[0] not in inner and not (declared and len(parts) == 1):
         raise UnknownField(missing, near(parts[0], inner))
-    return entry_text((inner | {parts[0]: _put(inner[parts[0]], parts[1:], value, missing)}).items())
+    text = _put(inner.get(parts[0], "null"), parts[1:], value, missing, within)
+    return entry_text((inner | {parts[0]: text}).items())
 
 
 def _at(value: Any, parts: Sequence[str]) -> Any:

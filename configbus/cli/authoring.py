@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 RowId = Annotated[str, typer.Argument(metavar="ID", help="A row's id, or a unique beginning of it.")]
 Expect = Annotated[int | None, typer.Option(help="The version it was read at; another one is a conflict.")]
-Fields = Annotated[list[str] | None, typer.Argument(metavar="FIELD=VALUE...", help="score_threshold=0.9")]
+Fields = Annotated[list[str] | None, typer.Argument(metavar="FIELD=VALUE", help="score_threshold=0.9")]
 
 
 def set_(
-    assignments: Annotated[list[str], typer.Argument(metavar="PATH=VALUE...", help="trading.score_threshold=0.8")],
+    assignments: Annotated[list[str], typer.Argument(metavar="PATH=VALUE", help="trading.score_threshold=0.8")],
     reason: Reason = None,
     key: IdempotencyKey = None,
     database_url: DatabaseUrl = None,
@@ -66,7 +66,7 @@ def draft(
 
 def edit(
     row_id: RowId,
-    assignments: Annotated[list[str], typer.Argument(metavar="FIELD=VALUE...", help="score_threshold=0.9")],
+    assignments: Annotated[list[str], typer.Argument(metavar="FIELD=VALUE", help="score_threshold=0.9")],
     expect: Expect = None,
     database_url: DatabaseUrl = None,
     environment: Environment = None,
@@ -139,7 +139,7 @@ def retire(
 
 def rollback(
     to: Annotated[str, typer.Option(help="A revision, an instant such as 2026-11-20T08:00:00Z, or '2h ago'.")],
-    blocks: Annotated[list[str] | None, typer.Argument(metavar="BLOCK...", help="trading risk")] = None,
+    blocks: Annotated[list[str] | None, typer.Argument(metavar="BLOCK", help="trading risk")] = None,
     everything: Annotated[bool, typer.Option("--all", help="Every block that changed since.")] = False,
     reason: Reason = None,
     key: IdempotencyKey = None,

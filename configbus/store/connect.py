@@ -109,18 +109,13 @@ def translated() -> Iterator[None]:
 
 
 def is_retriable(error: BaseException | None) -> bool:
-    """Whether the same transaction may succeed when tried again: a deadlock, a serialization failure, or the
-    same call with the same idempotency key, whose release will then be found.
-    """
-    if not isinstance(error, exc.DBAPIError):
-        return False
-    state = getattr(error.orig, "sqlstate", None)
-    return state in (DEADLOCK, SERIALIZATION) or (state == UNIQUE and _constraint(error.orig) == "release_idempotency")
+    """Whether the same transaction may succeed when tried again: a deadlock, or a serialization failure."""
+    return isinstance(error, exc.DBAPIError) and getattr(error.orig, "sqlstate", None) in (DEADLOCK, SERIALIZATION)
 
 
 def _in_our_words(error: BaseException | None) -> Exception:
     state, message = getattr(error, "sqlstate", None), _first_line(error)
-    constraint = _constraint(error)
+    constraint = getattr(getattr(error, "diag", None), "constraint_name", None) or ""
     table = getattr(getattr(error, "diag", None), "table_name", None) or ""
     domain = table.removesuffix("_config")
     if state == CHECK:
@@ -142,10 +137,6 @@ def _in_our_words(error: BaseException | None) -> Exception:
     if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
         return Unavailable("Postgres", message)
     return ConfigBusError(f"Postgres refuses: {message}")
-
-
-def _constraint(error: BaseException | None) -> str:
-    return getattr(getattr(error, "diag", None), "constraint_name", None) or ""
 
 
 def _first_line(error: BaseException | None) -> str:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from configbus.difference import Differences, differences
 from configbus.errors import InvalidValue, Problem, UnknownRevision
-from configbus.names import block_name
+from configbus.names import block_name, split_block
 from configbus.store.connect import Place, sql
 from configbus.store.releases import newest_head
-from configbus.wire import Release, members, readable
+from configbus.wire import members, readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -19,11 +19,6 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, RowMapping
 
-BY_KEY = """
-    SELECT r.revision, r.epoch, r.request, ARRAY(
-        SELECT b.name FROM {schema}.release_block AS b
-        WHERE b.environment = r.environment AND b.revision = r.revision ORDER BY b.name COLLATE "C") AS blocks
-    FROM {schema}.release AS r WHERE r.environment = :environment AND r.idempotency_key = :key"""
 HISTORY = """
     SELECT b.name, b.revision, r.released_at, r.actor, r.reason, r.source, b.content::text AS content,
            (b.envelope ->> '@version')::int AS version, b.envelope ->> '@id' AS id
@@ -123,11 +118,9 @@ class Content:
     title: str | None
     texts: dict[str, str] | None
 
-
-def release_of_key(connection: Connection, place: Place, key: str) -> tuple[Release, str] | None:
-    """The release that a call with this idempotency key made, and the digest of that call."""
-    row = connection.execute(sql(BY_KEY, place.schema), {"environment": place.environment, "key": key}).one_or_none()
-    return (Release(row.revision, row.epoch, tuple(row.blocks)), row.request) if row is not None else None
+    @property
+    def key(self) -> str:
+        return split_block(self.block)[1]
 
 
 def block_history(connection: Connection, place: Place, name: str, limit: int) -> list[HistoryEntry]:
@@ -192,6 +185,10 @@ def revision_at(connection: Connection, place: Place, moment: int | datetime) ->
         return existing_revision(connection, place, moment)
     if moment.tzinfo is None:
         raise InvalidValue([Problem("instant", f"{moment.isoformat()} has no zone; add one, such as Z or +01:00")])
+    try:
+        moment = moment.astimezone(UTC)
+    except OverflowError:
+        raise InvalidValue([Problem("instant", f"{moment.isoformat()} is out of range in UTC")]) from None
     row = connection.execute(sql(AT_INSTANT, place.schema), {"environment": place.environment, "at": moment}).one()
     if moment > row.now:
         raise InvalidValue([Problem("instant", f"{_told(moment)} lies in the future")])

@@ -59,6 +59,10 @@ UPDATE = """
     UPDATE {schema}.{table} SET ({columns}) = (
         SELECT {columns} FROM jsonb_populate_record(NULL::{schema}.{table}, CAST(:row AS jsonb)))
     WHERE id = :id"""
+FORMER = """
+    SELECT key, max(version) FILTER (WHERE status = 'archived' AND activated_at IS NOT NULL) AS version,
+           array_agg(name) FILTER (WHERE status <> 'archived') AS names
+    FROM {schema}.{table} WHERE environment = :environment AND key = ANY(:keys) GROUP BY key"""
 SET_STATUS = """
     UPDATE {schema}.{table} SET status = CAST(:status AS {schema}.config_status) WHERE id = ANY(:ids)"""
 
@@ -121,17 +125,21 @@ class NewRow:
     description: str | None = None
 
 
-def begin_authoring(
-    connection: Connection, actor: str, reason: str | None, *, publishes: bool, key: str = "", request: str = ""
-) -> None:
+@dataclass(frozen=True, slots=True)
+class FormerRows:
+    """Of a block without an active row: the highest version that it had live, and the names that are taken."""
+
+    version: int
+    names: tuple[str, ...]
+
+
+def begin_authoring(connection: Connection, actor: str, reason: str | None, *, publishes: bool) -> None:
     """Say for this transaction who writes and why, and limit how long it may wait for locks."""
     settings = {
         "configbus.actor": actor,
         "configbus.reason": reason or "",
         "configbus.source": "author",
         "configbus.publishes": "on" if publishes else "",
-        "configbus.idempotency_key": key,
-        "configbus.request": request,
         "lock_timeout": "4s",
         "statement_timeout": "10s",
     }
@@ -173,6 +181,13 @@ def summaries(connection: Connection, place: Place, catalogue: Catalogue) -> lis
         rows = connection.execute(sql(SUMMARIES, place.schema, domain.table), {"environment": place.environment})
         found += [BlockSummary(block_name(domain.name, key), *facts) for key, *facts in rows]
     return found
+
+
+def former_rows(connection: Connection, place: Place, domain: Domain, keys: Sequence[str]) -> dict[str, FormerRows]:
+    """What there is of blocks that have no active row, by key."""
+    given = {"environment": place.environment, "keys": list(keys)}
+    rows = connection.execute(sql(FORMER, place.schema, domain.table), given)
+    return {row.key: FormerRows(row.version or 0, tuple(row.names or ())) for row in rows}
 
 
 def default_row(connection: Connection, place: Place, domain: Domain, key: str) -> VersionRow | None:

@@ -53,17 +53,12 @@ def test_the_frame_of_authoring_goes_down_to_the_first_one_and_up_again(
         "audit",
         "capture",
     ]
-    assert {row[:3:2] for row in set(newest[1]) - set(first[1])} == {
-        ("release", "idempotency_key"),
-        ("release", "request"),
-        ("release_idempotency", "environment"),
-        ("release_idempotency", "idempotency_key"),
-        ("release_time", "environment"),
-        ("release_time", "released_at"),
-        ("config_audit_log_block", "environment"),
-        ("config_audit_log_block", "config_table"),
-        ("config_audit_log_block", "key"),
-        ("config_audit_log_block", "id"),
+    assert set(first[1]) < set(newest[1])
+    assert {row[0] for row in set(newest[1]) - set(first[1])} == {
+        "idempotency",
+        "idempotency_pkey",
+        "release_time",
+        "config_audit_log_block",
     }
     operator.execute("UPDATE configbus.trading_config SET score_threshold = 0.1 WHERE status = 'active'")
     assert operator.execute("SELECT max(revision) FROM configbus.release").fetchone() == (2,)

@@ -1,11 +1,20 @@
 -- What an author's day needs of the frame: idempotency keys, retirement in the audit log, an audit row that
 -- tells what a migration changed, and indexes for history and audit.
 
-ALTER TABLE {schema}.release ADD COLUMN idempotency_key text, ADD COLUMN request text;
-COMMENT ON COLUMN {schema}.release.idempotency_key IS 'given by the caller: the same call again finds this release';
-COMMENT ON COLUMN {schema}.release.request IS 'SHA-256 of the call that had the key';
-CREATE UNIQUE INDEX release_idempotency ON {schema}.release (environment, idempotency_key)
-    WHERE idempotency_key IS NOT NULL;
+CREATE TABLE {schema}.idempotency (
+    environment text NOT NULL,
+    key text NOT NULL,
+    request text NOT NULL,
+    revision bigint,
+    epoch bigint,
+    released boolean,
+    called_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    called_by text NOT NULL,
+    PRIMARY KEY (environment, key)
+);
+COMMENT ON TABLE {schema}.idempotency IS 'one row per call that had an idempotency key, and what came of it';
+COMMENT ON COLUMN {schema}.idempotency.request IS 'SHA-256 of the call';
+COMMENT ON COLUMN {schema}.idempotency.released IS 'whether the call made that revision; otherwise it changed nothing';
 CREATE INDEX release_time ON {schema}.release (environment, released_at);
 CREATE INDEX config_audit_log_block ON {schema}.config_audit_log (environment, config_table, key, id);
 
@@ -95,16 +104,13 @@ BEGIN
     SELECT * INTO own FROM {schema}.release WHERE environment = place.name AND revision = place.revision
         AND xid = pg_current_xact_id() AND began = transaction_timestamp();
     IF own IS NULL THEN
-        INSERT INTO {schema}.release (environment, revision, epoch, prev, actor, reason, source, xid, began,
-                                      idempotency_key, request)
+        INSERT INTO {schema}.release (environment, revision, epoch, prev, actor, reason, source, xid, began)
         SELECT place.name, place.revision + 1, place.epoch,
                coalesce((SELECT state FROM {schema}.release WHERE environment = place.name AND revision = place.revision),
                         repeat('0', 32)),
                {schema}.actor(), nullif(current_setting('configbus.reason', true), ''),
                coalesce(nullif(current_setting('configbus.source', true), ''), 'sql'),
-               pg_current_xact_id(), transaction_timestamp(),
-               nullif(current_setting('configbus.idempotency_key', true), ''),
-               nullif(current_setting('configbus.request', true), '')
+               pg_current_xact_id(), transaction_timestamp()
         RETURNING * INTO own;
         UPDATE {schema}.environment SET revision = own.revision WHERE name = place.name;
         IF current_setting('configbus.publishes', true) IS DISTINCT FROM 'on' THEN

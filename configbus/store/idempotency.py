@@ -1,0 +1,48 @@
+"""Idempotency keys: a call that has one is recorded in its own transaction, with what came of it.
+
+The record is written before anything else, so that the same call at the same time waits for the first one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from configbus.errors import Conflict
+from configbus.store.connect import Place, sql
+from configbus.wire import Release
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+RECORD = """
+    INSERT INTO {schema}.idempotency (environment, key, request, called_by)
+    VALUES (:environment, :key, :request, :actor) ON CONFLICT DO NOTHING"""
+FOUND = """
+    SELECT i.request, i.revision, i.epoch, ARRAY(
+        SELECT b.name FROM {schema}.release_block AS b
+        WHERE i.released AND b.environment = i.environment AND b.revision = i.revision
+        ORDER BY b.name COLLATE "C") AS blocks
+    FROM {schema}.idempotency AS i WHERE i.environment = :environment AND i.key = :key"""
+CONCLUDE = """
+    UPDATE {schema}.idempotency SET revision = :revision, epoch = :epoch, released = :released
+    WHERE environment = :environment AND key = :key"""
+
+
+def earlier_call(connection: Connection, place: Place, key: str, request: str, actor: str) -> Release | None:
+    """What the same call came to before; None if this is the first one, which is recorded now.
+
+    Raises Conflict if another call had the key.
+    """
+    given = {"environment": place.environment, "key": key, "request": request, "actor": actor}
+    if connection.execute(sql(RECORD, place.schema), given).rowcount:
+        return None
+    row = connection.execute(sql(FOUND, place.schema), given).one()
+    if row.request != request:
+        raise Conflict(f"idempotency key {key!r} was used by another call, at revision {row.revision}")
+    return Release(row.revision, row.epoch, tuple(row.blocks))
+
+
+def conclude_call(connection: Connection, place: Place, key: str, release: Release) -> None:
+    """Record what came of the call."""
+    given = {"revision": release.revision, "epoch": release.epoch, "released": bool(release.blocks)}
+    connection.execute(sql(CONCLUDE, place.schema), given | {"environment": place.environment, "key": key})
