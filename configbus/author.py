@@ -31,7 +31,7 @@ from configbus.store.history import revision_at
 from configbus.store.idempotency import conclude_call, earlier_call
 from configbus.store.releases import newest_head, own_release
 from configbus.store.versions import NewRow
-from configbus.values import as_json, default_texts, put_texts, valid_content, with_values
+from configbus.values import as_json, as_value, default_texts, put_texts, valid_content, with_values
 from configbus.wire import Keys, Release
 
 if TYPE_CHECKING:
@@ -109,7 +109,8 @@ class Author(Reader):
         """
         domain, key = self._locate(block)
         given = [self._below(domain, path, value) for path, value in (values or {}).items()]
-        if len(as_json(name, "name")) > LONGEST_NAME:
+        _check_text("name", name)
+        if len(name) > LONGEST_NAME:
             raise InvalidValue([Problem("name", f"it has {len(name)} characters, {LONGEST_NAME} are allowed")])
 
         def write(connection: Connection) -> VersionRow:
@@ -128,6 +129,8 @@ class Author(Reader):
             domain, row = self._lock_draft(connection, row_id, expect, "edited")
             given = [self._below(domain, path, value) for path, value in values.items()]
             texts = put_texts(domain, row.texts, with_values(domain, row.block, row.texts, given), given)
+            if texts == row.texts:
+                return row
             versions.update_content(connection, self._place, domain, row.id, texts)
             return versions.locate_row(connection, self._place, self._catalogue, row.id)[1]
 
@@ -281,8 +284,8 @@ class Author(Reader):
             )
         if expect is not None and expect != row.version:
             raise Conflict(
-                f"draft {row.short_id} of {row.block} is at version {row.version}, and version {expect} was expected: "
-                f"{row.updated_by} edited it; look at it, then try again"
+                f"draft {row.short_id} of {row.block} is at version {row.version}, and version {expect} was expected; "
+                f"{row.updated_by} changed it last: look at it, then try again"
             )
         return domain, row
 
@@ -303,7 +306,7 @@ class Author(Reader):
         self, write: Callable[[Connection], None], request: list[Any], reason: str | None, key: str | None
     ) -> Release:
         """Run the writes in a transaction, publish what it released, and ring the bell for the relay."""
-        as_json(reason, "reason")
+        _check_text("reason", reason or "")
         digest = _request_digest(request, reason, key) if key is not None else ""
         with translated(), self._engine.connect() as connection:
             for _ in range(ATTEMPTS):
@@ -354,10 +357,16 @@ class Author(Reader):
 
 def _request_digest(request: list[Any], reason: str | None, key: str) -> str:
     """What tells one call from another that has the same idempotency key."""
-    if not 1 <= len(key) <= LONGEST_KEY or not key.isprintable():
+    if not isinstance(key, str) or not 1 <= len(key) <= LONGEST_KEY or not key.isprintable():
         raise InvalidValue([Problem("idempotency_key", f"must be 1 to {LONGEST_KEY} printable characters")])
-    told = json.dumps(as_json([request, reason], "request"), sort_keys=True)
+    told = json.dumps(as_json([request, reason or ""], "request"), sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()
+
+
+def _check_text(what: str, text: str) -> None:
+    """Raises InvalidValue unless this is a text that Postgres can hold."""
+    if not isinstance(as_value(text, what), str):
+        raise InvalidValue([Problem(what, f"{text!r} is not a text")])
 
 
 @contextmanager

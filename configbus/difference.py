@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 Differences = dict[str, tuple[Any, Any]]
-"""Path below the block's name, such as `parameters.size`, to old and new value; None for what is not there."""
+"""Path below the block's name, such as `parameters.size`, to old and new value; None for what is not there.
+Names that hold dots stand in quotes.
+"""
 
 
 def differences(old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> Differences:
@@ -18,10 +21,11 @@ def _walk(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str) -> list[t
     found: list[tuple[str, tuple[Any, Any]]] = []
     for name in dict.fromkeys((*old, *new)):
         was, now = old.get(name), new.get(name)
+        path = prefix + (json.dumps(name) if "." in name or '"' in name else name)
         if isinstance(was, Mapping) and isinstance(now, Mapping):
-            found += _walk(was, now, f"{prefix}{name}.")
+            found += _walk(was, now, f"{path}.")
         elif (name in old) != (name in new) or not _same(was, now):
-            found.append((prefix + name, (was, now)))
+            found.append((path, (was, now)))
     return found
 
 

@@ -122,9 +122,18 @@ def nested_types(annotation: Any) -> list[Any]:
     return _nested(annotation, [])
 
 
+def options_of(annotation: Any) -> tuple[Any, ...]:
+    """The types that a value may have: those of a union, or the one."""
+    while get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    if get_origin(annotation) in (Union, types.UnionType):
+        return tuple(option for part in get_args(annotation) for option in options_of(part))
+    return (annotation,)
+
+
 def part_of(annotation: Any, name: str) -> tuple[Any, bool]:
     """The annotation of a part of a document, and whether a model declares that part."""
-    kinds = (annotation, *get_args(annotation))
+    kinds = options_of(annotation)
     for kind in kinds:
         if isinstance(kind, type) and issubclass(kind, BaseModel) and name in kind.model_fields:
             return kind.model_fields[name].annotation, True

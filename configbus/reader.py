@@ -6,6 +6,7 @@ with Reader.connect() as reader:
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -13,11 +14,12 @@ from sqlalchemy import text
 
 from configbus.catalogue import Catalogue, load_catalogue
 from configbus.difference import Differences, differences
-from configbus.errors import UnknownVersion
+from configbus.errors import InvalidValue, Problem, UnknownVersion
 from configbus.names import split_block
 from configbus.settings import Settings, load_settings
 from configbus.store import history, versions
 from configbus.store.connect import Place, make_engine, translated
+from configbus.store.releases import newest_head
 from configbus.values import default_texts
 from configbus.wire import readable
 
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 ENTRIES = 20
 """How many of the newest entries are given where no number is asked for."""
+
+REVISION = re.compile(r"[0-9]{1,15}", re.ASCII)
 
 T = TypeVar("T")
 
@@ -70,6 +74,7 @@ class Reader:
     def versions(self, block: str, limit: int = ENTRIES) -> list[VersionRow]:
         """The rows of a block with their status, the last changed first."""
         domain, key = self._locate(block)
+        _check_limit(limit)
 
         def read(connection: Connection) -> list[VersionRow]:
             rows = versions.rows_of(connection, self._place, domain, key, limit)
@@ -82,6 +87,7 @@ class Reader:
     def history(self, block: str, limit: int = ENTRIES) -> list[HistoryEntry]:
         """The releases that changed a block, newest first: who, when, why, what."""
         domain, key = self._locate(block)
+        _check_limit(limit)
 
         def read(connection: Connection) -> list[HistoryEntry]:
             found = history.block_history(connection, self._place, block, limit)
@@ -113,11 +119,19 @@ class Reader:
 
     def audit(self, block: str | None = None, limit: int = ENTRIES) -> list[AuditEntry]:
         """The newest lines of the audit log, newest first; of one block, or of all."""
-        where = None
-        if block is not None:
-            domain, key = self._locate(block)
-            where = (domain.table, key)
-        return self._read(lambda connection: history.audit_entries(connection, self._place, where, limit))
+        _check_limit(limit)
+        domain, key = self._locate(block) if block is not None else (None, "")
+
+        def read(connection: Connection) -> list[AuditEntry]:
+            where = (domain.table, key) if domain is not None else None
+            found = history.audit_entries(connection, self._place, where, limit)
+            if not found and domain is not None:
+                raise versions.no_active_row(connection, self._place, domain, key)
+            if not found:
+                newest_head(connection, self._place)
+            return found
+
+        return self._read(read)
 
     def close(self) -> None:
         """Give the connections back."""
@@ -151,7 +165,7 @@ class Reader:
         try:
             return dict(self._row_of(connection, domain, which).texts)
         except UnknownVersion:
-            if not str(which).isdecimal():
+            if not REVISION.fullmatch(str(which)):
                 raise
             return self._texts(connection, domain, block, int(which))
 
@@ -161,3 +175,8 @@ class Reader:
         if found is not domain:
             raise UnknownVersion(f"row {row.short_id} is one of {row.block}, not of {domain.name}")
         return row
+
+
+def _check_limit(limit: int) -> None:
+    if limit < 1:
+        raise InvalidValue([Problem("limit", f"is {limit}, but must be 1 or more")])

@@ -13,19 +13,20 @@ from collections.abc import Mapping
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 from uuid import UUID
 
 from pydantic import BaseModel, ValidationError
 
 from configbus.block import Block, problems
 from configbus.errors import InvalidValue, Problem, UnknownField
-from configbus.fields import nested_models, nested_types, part_of
+from configbus.fields import nested_models, nested_types, options_of, part_of
 from configbus.names import near
 from configbus.wire import entry_text, members
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from configbus.block import Domain
 
@@ -43,7 +44,9 @@ def with_values(domain: Domain, name: str, content: Mapping[str, str], given: Se
     """
     texts = dict(content)
     taken: list[tuple[list[str], Any]] = []
-    found: list[Problem] = []
+    found = _overlaps(name, [parts for parts, _ in given])
+    if found:
+        raise InvalidValue(found)
     for parts, value in given:
         if parts[0] not in domain.model.model_fields:
             raise UnknownField(f"{name} has no {'.'.join(parts)!r}", near(parts[0], domain.model.model_fields))
@@ -64,6 +67,16 @@ def with_values(domain: Domain, name: str, content: Mapping[str, str], given: Se
     if found:
         raise InvalidValue(found)
     return block
+
+
+def _overlaps(name: str, paths: Iterable[list[str]]) -> list[Problem]:
+    """Paths of which one lies within the other: which of them is meant to hold is not said."""
+    ordered = sorted(paths)
+    return [
+        Problem(".".join((name, *inner)), f"lies within {'.'.join((name, *outer))}, which is given, too")
+        for outer, inner in pairwise(ordered)
+        if inner[: len(outer)] == outer
+    ]
 
 
 def put_texts(
@@ -172,15 +185,16 @@ def as_json(value: Any, path: str, depth: int = 0) -> Any:
 
 
 def from_text(domain: Domain, field: str, text: str, path: str) -> Any:
-    """A value typed on a command line, by the field's type: text stays text, anything else is JSON.
+    """A value typed on a command line, by the type of the field or nested part: text stays text, all else is JSON.
 
     Numbers of Decimal fields keep every digit. Raises InvalidValue for what is not JSON.
     """
-    column = next(column for column in domain.columns if column.name == field)
     annotation = domain.model.model_fields[field].annotation
-    nested = path.count(".") > 1
-    if column.kind in ("text", "uuid", "timestamp", "numeric") and not nested:
-        return None if column.nullable and text == "null" else text
+    for part in path.split(".")[2:]:
+        annotation, _ = part_of(annotation, part)
+    kinds = [kind for kind in options_of(annotation) if kind is not type(None)]
+    if kinds and all(map(_is_typed_as_text, kinds)):
+        return None if text == "null" and type(None) in options_of(annotation) else text
     try:
         return json.loads(
             text if text == text.strip() else "",
@@ -193,10 +207,16 @@ def from_text(domain: Domain, field: str, text: str, path: str) -> Any:
     except OverflowError:
         raise InvalidValue([Problem(path, f"{text[:40]} is not a finite number")]) from None
     except (ValueError, RecursionError):
-        if nested:
+        if kinds == [Any]:
             return text
-        wanted = "true or false" if column.kind == "boolean" else "JSON" if column.kind == "json" else "a number"
+        wanted = "true or false" if bool in kinds else "a number" if {int, float} & set(kinds) else "JSON"
         raise InvalidValue([Problem(path, f"{text[:40]!r} is not {wanted}")]) from None
+
+
+def _is_typed_as_text(kind: Any) -> bool:
+    if get_origin(kind) is Literal:
+        return all(isinstance(choice, str) for choice in get_args(kind))
+    return isinstance(kind, type) and issubclass(kind, (str, UUID, datetime, Decimal, Enum))
 
 
 def _with_near(domain: Domain, found: Sequence[Problem]) -> list[Problem]:

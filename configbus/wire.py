@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -278,11 +279,20 @@ def read_value(text: str) -> Any:
 
 
 def readable(text: str) -> Any:
-    """The same for showing it: what is nested too deep to be read is its text."""
+    """The same for showing it: what Python cannot hold, too deep or beyond its numbers, is its text."""
     try:
-        return read_value(text)
-    except ValueError:
+        return _showing.decode(text)
+    except RecursionError:
         return text
+
+
+def _finite(digits: str) -> float | str:
+    return number if math.isfinite(number := float(digits)) else digits
+
+
+_showing = json.JSONDecoder(
+    parse_int=lambda digits: int(digits) if len(digits) < INT_DIGITS else digits, parse_float=_finite
+)
 
 
 def _entry(name: str, text: str, fields: Mapping[str, str]) -> Entry:

@@ -40,7 +40,7 @@ def read_moment(text: str) -> int | datetime:
 
 def read_reference(text: str, digits_of_id: int) -> int | datetime | str:
     """The same, or `active`, `default`, or the id of a row; as many digits as a shortened id has may be one."""
-    if text.isdecimal() and len(text) >= digits_of_id:
+    if REVISION.fullmatch(text) and len(text) >= digits_of_id:
         return text
-    looks_like_moment = text.isdecimal() or "ago" in text or "T" in text or ":" in text
+    looks_like_moment = REVISION.fullmatch(text) or "ago" in text or "T" in text or ":" in text
     return read_moment(text) if looks_like_moment else text

@@ -48,7 +48,7 @@ def get(
         typer.echo(shown(value))
     else:
         for field, part in value.items():
-            typer.echo(f"{field} = {shown(part)}")
+            typer.echo(f"{field} = {cell(shown(part))}")
 
 
 def list_(
@@ -112,7 +112,7 @@ def release(
         show_json(found)
         return
     why = f": {cell(found.reason)}" if found.reason else ""
-    typer.echo(f"revision {found.revision} of {cell(found.released_at)} by {cell(found.actor)}{why}")
+    typer.echo(f"revision {found.revision} of {cell(found.released_at)} by {cell(found.actor)}{why}".rstrip())
     rows = []
     for block, changes in found.blocks.items():
         if block in found.retired:
@@ -203,12 +203,13 @@ def schema(
 
 
 def _read(text: str, path: str) -> Any:
-    from configbus.wire import read_value
+    from configbus.wire import read_value, readable
 
     try:
-        return read_value(text)
+        read_value(text)
     except ValueError as error:
         raise InvalidValue([Problem(path, f"cannot be shown: {error}; set it anew")]) from error
+    return readable(text)
 
 
 def _inside(value: Any, part: str, path: str) -> Any:

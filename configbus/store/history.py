@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from configbus.difference import Differences, differences
@@ -127,7 +128,7 @@ def block_history(connection: Connection, place: Place, name: str, limit: int) -
     """The last releases that changed a block, newest first."""
     given = {"environment": place.environment, "name": name, "limit": limit + 1}
     rows = connection.execute(sql(HISTORY, place.schema), given).mappings().all()
-    return [_history_entry(row, older) for row, older in zip(rows, [*rows[1:], None], strict=True)][:limit]
+    return [_history_entry(row, older) for row, older in zip_longest(rows, rows[1:])][:limit]
 
 
 def release_record(connection: Connection, place: Place, revision: int) -> ReleaseRecord:

@@ -28,7 +28,7 @@ def test_a_domain_of_ones_own_is_added_in_five_steps(database_url: str, redis_ur
     script = "\n".join(["set -eu", *commands, relay, ".venv/bin/python -W error worker.py"])
 
     done = subprocess.run(
-        ["bash", "-c", script],
+        ["/bin/sh", "-c", script],
         env={name: value for name, value in os.environ.items() if not name.startswith("CONFIGBUS_")},
         cwd=tmp_path,
         capture_output=True,

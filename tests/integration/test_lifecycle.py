@@ -246,7 +246,7 @@ def test_an_edit_expects_the_version_that_was_read(psql: Psql, author: Author, b
     row = author.draft("trading", {"score_threshold": "0.9"})
     bob.edit(row.id, {"score_threshold": "0.8"}, expect=row.version)
     before = everything(psql)
-    told = rf"draft {row.short_id} of trading is at version 3, and version 2 was expected: bob edited it"
+    told = rf"draft {row.short_id} of trading is at version 3, and version 2 was expected; bob changed it last"
     with pytest.raises(Conflict, match=told):
         author.edit(row.id, {"max_slippage_exit_bps": 7}, expect=row.version)
     with pytest.raises(Conflict, match="version 4 was expected"):
@@ -335,7 +335,7 @@ def test_an_activation_expects_the_version_that_was_read(psql: Psql, author: Aut
     row = author.draft("trading", {"score_threshold": "0.9"})
     bob.edit(row.id, {"score_threshold": "0.1"})
     before = everything(psql)
-    with pytest.raises(Conflict, match="is at version 3, and version 2 was expected: bob edited it"):
+    with pytest.raises(Conflict, match="is at version 3, and version 2 was expected; bob changed it last"):
         author.activate(row.id, expect=row.version)
     assert everything(psql) == before
     author.activate(row.id, expect=3)
