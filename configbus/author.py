@@ -27,11 +27,11 @@ from configbus.reader import Reader
 from configbus.rollback import roll_back
 from configbus.store import versions
 from configbus.store.connect import is_retriable, translated
-from configbus.store.history import revision_at
+from configbus.store.history import content_before, revision_at
 from configbus.store.idempotency import conclude_call, earlier_call
 from configbus.store.releases import newest_head, own_release
 from configbus.store.versions import NewRow
-from configbus.values import as_json, as_value, default_texts, put_texts, valid_content, with_values
+from configbus.values import as_value, default_texts, put_texts, same, valid_content, with_values
 from configbus.wire import Keys, Release
 
 if TYPE_CHECKING:
@@ -165,10 +165,13 @@ class Author(Reader):
             active = versions.lock_active(connection, self._place, domain, [split_block(row.block)[1]])
             domain, row = self._lock_draft(connection, row.id, expect, "activated")
             with_values(domain, row.block, row.texts, [])
+            self._warn_of_undone(connection, row, active)
             versions.set_status(connection, self._place, domain, [was.id for was in active.values()], "archived")
             versions.set_status(connection, self._place, domain, [row.id], "active")
 
-        return self._release(write, ["activate", str(row_id), expect], reason, idempotency_key)
+        if idempotency_key is not None:
+            row_id = self.version(row_id).id
+        return self._release(write, ["activate", row_id, expect], reason, idempotency_key)
 
     def retire(self, block: str, *, reason: str | None = None, idempotency_key: str | None = None) -> Release:
         """Take a keyed block away: its active row is archived without a successor. Raises UnknownBlock, Conflict."""
@@ -244,7 +247,7 @@ class Author(Reader):
             except InvalidValue as error:
                 found += error.problems
                 continue
-            if block != valid_content(domain, row.texts):
+            if not same(block, valid_content(domain, row.texts)):
                 texts = put_texts(domain, row.texts, block, given[key])
                 replaced.append(row.id)
                 rows.append(NewRow(key, row.version + 1, texts, row.name, row.description))
@@ -288,6 +291,25 @@ class Author(Reader):
                 f"{row.updated_by} changed it last: look at it, then try again"
             )
         return domain, row
+
+    def _warn_of_undone(self, connection: Connection, draft: VersionRow, active: Mapping[str, VersionRow]) -> None:
+        """Say which values that others made live since the draft was made go back to what they were before."""
+        for row in active.values():
+            if row.activated_at is None or row.activated_at <= draft.created_at:
+                continue
+            before = content_before(connection, self._place, row.block, draft.created_at).texts or {}
+            undone = [
+                field
+                for field, text in row.texts.items()
+                if text != before.get(field) and draft.texts.get(field) == before.get(field)
+            ]
+            if undone:
+                log.warning(
+                    "activation_undoes",
+                    block=row.block,
+                    fields=", ".join(undone),
+                    hint=f"others changed them since the draft was made: configbus diff {row.block} {row.short_id}",
+                )
 
     def _transact(self, write: Callable[[Connection], T]) -> T:
         """Run writes that release nothing in a transaction of their own."""
@@ -359,8 +381,11 @@ def _request_digest(request: list[Any], reason: str | None, key: str) -> str:
     """What tells one call from another that has the same idempotency key."""
     if not isinstance(key, str) or not 1 <= len(key) <= LONGEST_KEY or not key.isprintable():
         raise InvalidValue([Problem("idempotency_key", f"must be 1 to {LONGEST_KEY} printable characters")])
-    told = json.dumps(as_json([request, reason or ""], "request"), sort_keys=True)
-    return hashlib.sha256(told.encode()).hexdigest()
+    try:
+        told = json.dumps([request, reason or ""], sort_keys=True, default=str)
+    except (TypeError, ValueError, RecursionError):
+        return ""  # no call with such values is ever done
+    return hashlib.sha256(told.encode(errors="backslashreplace")).hexdigest()
 
 
 def _check_text(what: str, text: str) -> None:

@@ -26,7 +26,7 @@ from pydantic import (
 
 from configbus.errors import DefinitionError, Problem
 from configbus.fields import ALLOWED, Column, UnfitField, integer_limits, read_column
-from configbus.names import LIFECYCLE_COLUMNS, identifier_fault
+from configbus.names import LIFECYCLE_COLUMNS, SYSTEM_COLUMNS, identifier_fault
 
 
 class FrozenList(list[Any]):
@@ -159,6 +159,8 @@ class Block(BaseModel, metaclass=_Defining):
             columns.append(column)
         if not columns:
             _refuse(cls, "it has no fields")
+        if cls.__pydantic_decorators__.field_serializers or cls.__pydantic_decorators__.model_serializers:
+            _refuse(cls, "it has a serializer; what is stored must be what the model holds")
         for name in cls.table_checks:
             if fault := identifier_fault(name):
                 _refuse(cls, f"table check {name!r} {fault}")
@@ -166,6 +168,8 @@ class Block(BaseModel, metaclass=_Defining):
         cls.__domain__ = Domain(domain, keyed, cls, tuple(columns))
         try:
             defaults = cls()
+            if cls() != defaults:
+                _refuse(cls, "its defaults differ from one time to the next; Postgres holds them, too")
             stored = cls.model_validate_json(defaults.model_dump_json(), strict=True)
         except ValidationError as error:
             told = "; ".join(map(str, problems(domain, error)))
@@ -199,6 +203,8 @@ def _check_name(cls: type[Block], name: str) -> None:
         _refuse(cls, f"field {name!r} {fault}")
     if name in LIFECYCLE_COLUMNS:
         _refuse(cls, f"field {name!r} is one of the lifecycle columns that every table has")
+    if name in SYSTEM_COLUMNS:
+        _refuse(cls, f"field {name!r} is one of Postgres' own columns")
     if hasattr(BaseModel, name):
         _refuse(cls, f"field {name!r} would hide an attribute of pydantic models")
 

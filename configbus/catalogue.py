@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import traceback
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -65,8 +66,15 @@ def load_catalogue(modules: Iterable[str]) -> Catalogue:
     for module in modules:
         try:
             members = vars(importlib.import_module(module)).values()
-        except (ImportError, TypeError) as error:
-            raise SettingsError(f"CONFIGBUS_DOMAINS names {module!r}, which cannot be imported: {error}") from error
+        except DefinitionError:
+            raise
+        except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            at = (
+                f"{getattr(error, 'filename', None) or where.filename}:{getattr(error, 'lineno', None) or where.lineno}"
+            )
+            told = f"{type(error).__name__}: {error} ({at})"
+            raise SettingsError(f"CONFIGBUS_DOMAINS names {module!r}, which cannot be imported: {told}") from error
         models = [m for m in members if isinstance(m, type) and issubclass(m, Block) and m.__domain__]
         if not models:
             raise SettingsError(f"CONFIGBUS_DOMAINS names {module!r}, which holds no class derived from Block")

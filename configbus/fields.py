@@ -68,8 +68,7 @@ def read_column(name: str, field: FieldInfo) -> Column:
     """The column of one model field; UnfitField says why there can be none."""
     if field.is_required():
         raise UnfitField("has no default; every field needs one, workers fall back to it")
-    if field.alias or field.validation_alias or field.serialization_alias:
-        raise UnfitField("has an alias; a field is called the same everywhere")
+    _check_field(field)
     annotation, metadata, nullable = _unwrap(field.annotation, field.metadata)
     column = Column(name, "json", nullable, field.description or "", bounds=_bounds(metadata))
     return _typed(column, annotation, metadata)
@@ -223,11 +222,35 @@ def _check_part(part: Any) -> None:
     if isinstance(part, type) and issubclass(part, BaseModel):
         if not part.model_config.get("frozen"):
             raise UnfitField(f"nested model {part.__name__} must be frozen: ConfigDict(frozen=True)")
+        decorators = part.__pydantic_decorators__
+        if decorators.field_serializers or decorators.model_serializers or decorators.computed_fields:
+            raise UnfitField(f"nested model {part.__name__} has a serializer; what is stored must be what it holds")
+        for name, field in part.model_fields.items():
+            try:
+                _check_field(field)
+            except UnfitField as unfit:
+                raise UnfitField(f"holds {part.__name__}.{name}, which {unfit}") from None
         return
     origin = get_origin(part) or part
+    if origin is dict and (keys := get_args(part)) and not _is_text(keys[0]):
+        raise UnfitField(f"holds {part!r}, whose keys are no texts, as those of JSON are")
     if not isinstance(origin, type) or origin in DOCUMENT_TYPES or origin in PLAIN or issubclass(origin, enum.Enum):
         return
     raise UnfitField(f"holds {part!r}, which a document cannot; use numbers, texts, lists, dicts and frozen models")
+
+
+def _check_field(field: FieldInfo) -> None:
+    if field.alias or field.validation_alias or field.serialization_alias:
+        raise UnfitField("has an alias; a field is called the same everywhere")
+    if field.exclude:
+        raise UnfitField("is excluded from what is stored; a field that is not configuration belongs elsewhere")
+
+
+def _is_text(kind: Any) -> bool:
+    kind = options_of(kind)[0]
+    if get_origin(kind) is Literal:
+        return all(isinstance(choice, str) for choice in get_args(kind))
+    return kind is Any or (isinstance(kind, type) and issubclass(kind, str))
 
 
 def _is_json(annotation: Any) -> bool:

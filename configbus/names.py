@@ -32,6 +32,8 @@ LIFECYCLE_COLUMNS = (
     "activated_at",
     "activated_by",
 )
+SYSTEM_COLUMNS = ("cmax", "cmin", "ctid", "tableoid", "xmax", "xmin")
+"""Columns that Postgres gives to every table."""
 
 
 def is_environment(text: str) -> bool:

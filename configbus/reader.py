@@ -106,7 +106,7 @@ class Reader:
     ) -> Differences:
         """What differs in a block from `a` to `b`: each a revision, an instant, `active`, `default` or a row's id.
 
-        Raises UnknownRevision, UnknownVersion. A block that did not exist at a revision has no fields there.
+        Raises UnknownRevision, UnknownVersion. A block that did not exist at a revision, or is retired, has no fields.
         """
         domain, _ = self._locate(block)
 
@@ -116,6 +116,11 @@ class Reader:
             return differences(*shown)
 
         return self._read(read)
+
+    def now(self) -> datetime:
+        """The instant by the clock of Postgres, which is that of all releases."""
+        at: datetime = self._read(lambda connection: connection.scalars(text("SELECT clock_timestamp()")).one())
+        return at
 
     def audit(self, block: str | None = None, limit: int = ENTRIES) -> list[AuditEntry]:
         """The newest lines of the audit log, newest first; of one block, or of all."""
@@ -155,7 +160,10 @@ class Reader:
         """The content that something stands for: `active`, `default`, an id, a revision or an instant."""
         key = split_block(block)[1]
         if which == "active":
-            return dict(versions.active_row(connection, self._place, domain, key).texts)
+            active = versions.find_active(connection, self._place, domain, key)
+            if active is None and not history.ever_released(connection, self._place, [block]):
+                raise versions.no_active_row(connection, self._place, domain, key)
+            return dict(active.texts) if active is not None else {}
         if which == "default":
             row = versions.default_row(connection, self._place, domain, key)
             return dict(row.texts) if row is not None else default_texts(domain)

@@ -17,7 +17,7 @@ from configbus.log import log
 from configbus.names import near, split_block
 from configbus.store.history import changed_since, ever_released, released_of
 from configbus.store.versions import LOCK_ATTEMPTS, FormerRows, NewRow, former_rows, lock_active, replace_active
-from configbus.values import default_texts
+from configbus.values import default_texts, same, valid_content
 from configbus.wire import entry_text
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 LONGEST_TITLE = 70
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Plan:
     """What is to be done in one domain."""
 
@@ -51,7 +51,8 @@ def roll_back(
     """Put back what was live at a revision, for these blocks, or for all of them.
 
     A keyed block that did not exist then is retired; a singleton that did not is left, and a warning logged.
-    Fields that were added since get their defaults. Raises InvalidValue with everything that today's bounds
+    Fields that were added since keep their values; those that the model has no more are left out, with a
+    warning. Raises InvalidValue with everything that today's bounds
     refuse, UnknownBlock for names that no release holds and for blocks whose domain is not in the catalogue.
     """
     if names is not None:
@@ -60,7 +61,7 @@ def roll_back(
         with connection.begin_nested() as attempt:
             changed = list(changed_since(connection, place, revision, names))
             active = _lock(connection, place, catalogue, changed, revision)
-            if len(changed) == len(list(changed_since(connection, place, revision, names))):
+            if changed == list(changed_since(connection, place, revision, names)):
                 break
             attempt.rollback()  # a release came in while its locks were waited for: it is to be undone as a whole
     else:
@@ -118,13 +119,18 @@ def _plan(
             elif live is not None:
                 log.warning("left_as_it_is", block=content.block, reason=f"it did not exist at revision {revision}")
             continue
-        texts = {name: content.texts.get(name, default) for name, default in defaults.items()}
-        if live is not None and texts == live.texts:
-            continue
+        if gone := sorted(content.texts.keys() - defaults.keys()):
+            log.warning(
+                "fields_left_out", block=content.block, fields=", ".join(gone), reason="the model has them no more"
+            )
+        today = defaults | dict(live.texts if live is not None else {})
+        texts = {name: content.texts.get(name, today[name]) for name in defaults}
         try:
-            domain.model.model_validate_json(entry_text(texts.items()), strict=True)
+            block = domain.model.model_validate_json(entry_text(texts.items()), strict=True)
         except ValidationError as error:
-            plan.problems += problems(content.block, error)
+            plan.problems.extend(problems(content.block, error))
+            continue
+        if live is not None and same(block, valid_content(domain, live.texts)):
             continue
         if live is not None:
             plan.replaced.append(live.id)

@@ -21,6 +21,7 @@ PREFIX = "CONFIGBUS_"
 ENVIRONMENT_RULE = "but must be 1 to 63 of a-z, 0-9 and -, beginning with a letter"
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 SCHEMA = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}", re.ASCII)
+LONGEST_ACTOR = 200
 FORMATS = ("console", "json")
 
 
@@ -100,8 +101,10 @@ def _check(settings: Settings) -> None:
         value = getattr(settings, name)
         if not is_environment(value):
             raise SettingsError(f"{PREFIX}{name.upper()} is {value!r}, {ENVIRONMENT_RULE}")
-    if "\0" in settings.actor or not settings.actor.isprintable():
-        raise SettingsError(f"{PREFIX}ACTOR is {settings.actor!r}, which is not printable text")
+    if not settings.actor.isprintable() or len(settings.actor) > LONGEST_ACTOR:
+        raise SettingsError(
+            f"{PREFIX}ACTOR is {settings.actor[:40]!r}, but must be printable, and at most {LONGEST_ACTOR} characters"
+        )
     if not settings.domains:
         raise SettingsError(f"{PREFIX}DOMAINS names no module; configbus.domains is the built-in one")
     if not SCHEMA.fullmatch(settings.schema) or settings.schema.startswith("pg_"):

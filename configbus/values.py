@@ -28,6 +28,8 @@ from configbus.wire import entry_text, members
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    from pydantic_core import ErrorDetails
+
     from configbus.block import Domain
 
 VALUE_BYTES = 256 * 1024
@@ -58,15 +60,43 @@ def with_values(domain: Domain, name: str, content: Mapping[str, str], given: Se
         whole, annotation = texts.get(parts[0], "null"), domain.model.model_fields[parts[0]].annotation
         texts[parts[0]] = _put(whole, parts[1:], json.dumps(plain), f"{name} has no {'.'.join(parts)!r}", annotation)
         taken.append((parts, plain))
+    text = entry_text(texts.items())
     try:
-        block = domain.model.model_validate_json(entry_text(texts.items()), strict=True, extra="forbid")
+        block = domain.model.model_validate_json(text, strict=True, extra="forbid")
     except ValidationError as error:
-        raise InvalidValue([*found, *_with_near(domain, problems(name, error))]) from error
+        paths = [parts for parts, _ in given]
+        if not paths or not all(_was_stored(fault, paths) for fault in error.errors()):
+            raise InvalidValue([*found, *_with_near(domain, problems(name, error))]) from error
+        block = domain.model.model_validate_json(text, strict=True)
     for parts, plain in taken:
         found += _bent(plain, _at(block, parts), ".".join((name, *parts)))
     if found:
         raise InvalidValue(found)
     return block
+
+
+def _was_stored(fault: ErrorDetails, paths: Iterable[list[str]]) -> bool:
+    """Whether a part of a document is unknown that nobody gives now: an earlier model had it, and it is left."""
+    where = [str(part) for part in fault["loc"]]
+    return (
+        fault["type"] == "extra_forbidden"
+        and len(where) > 1
+        and not any(where[: len(parts)] == list(parts) for parts in paths)
+    )
+
+
+def same(old: Any, new: Any) -> bool:
+    """Whether two values are equal and of one type, at any depth: 1 and true are not."""
+    if type(old) is not type(new):
+        return False
+    match old:
+        case BaseModel():
+            return same(dict(old), dict(new))
+        case Mapping():
+            return old.keys() == new.keys() and all(same(value, new[name]) for name, value in old.items())
+        case list() | tuple():
+            return len(old) == len(new) and all(map(same, old, new))
+    return bool(old == new)
 
 
 def _overlaps(name: str, paths: Iterable[list[str]]) -> list[Problem]:
@@ -226,7 +256,9 @@ def _with_near(domain: Domain, found: Sequence[Problem]) -> list[Problem]:
     told = []
     for problem in found:
         last = problem.path.rpartition(".")[2]
-        if problem.reason.startswith("Extra inputs") and (names := near(last, known)):
+        if problem.reason.startswith("Extra inputs") and problem.path.count(".") == 1:
+            told.append(Problem(problem.path, "this row has the field and this catalogue does not: use newer code"))
+        elif problem.reason.startswith("Extra inputs") and (names := near(last, known)):
             told.append(Problem(problem.path, f"there is no such field; did you mean {names[0]!r}?"))
         else:
             told.append(problem)

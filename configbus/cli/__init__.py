@@ -36,9 +36,15 @@ def main() -> None:
     try:
         app()
     except ConfigBusError as error:
-        sys.stderr.write(f"configbus: {error}\n")
+        told = "\n".join(map(printable, str(error).split("\n")))
+        sys.stderr.write(f"configbus: {told}\n")
         sys.exit(next((status for kind, status in EXIT_STATUS.items() if isinstance(error, kind)), 1))
     except ModuleNotFoundError as error:
         sys.exit(f"configbus: {error.name} is not installed: pip install 'configbus[store,embedded]'")
     except BrokenPipeError:
         sys.stderr.close()
+
+
+def printable(text: str) -> str:
+    """The text with everything written as an escape that a terminal might obey."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from configbus.cli.instants import read_moment
+from configbus.cli.instants import is_relative, read_moment
 from configbus.cli.options import By, DatabaseUrl, Environment, IdempotencyKey, Json, Reason, RedisUrl, settings_of
 from configbus.cli.output import show_release, show_row
 from configbus.errors import InvalidValue, Problem
@@ -154,9 +154,11 @@ def rollback(
 
     if bool(blocks) == everything:
         raise typer.BadParameter("name the blocks to roll back, or give --all")
+    if key is not None and is_relative(to):
+        raise typer.BadParameter(f"{to!r} is another instant each time; with a key give a revision or ISO 8601")
     settings = settings_of(database_url=database_url, redis_url=redis_url, environment=environment, actor=by)
-    moment = read_moment(to)
     with Author(settings) as author:
+        moment = read_moment(to, author.now)
         release = author.rollback(blocks or (), to=moment, all=everything, reason=reason, idempotency_key=key)
     show_release(release, as_json=as_json)
 

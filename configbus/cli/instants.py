@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 
 from configbus.errors import InvalidValue, Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 RELATIVE = re.compile(r"((?:[0-9]{1,9}\s*[smhdw]\s*)+)ago", re.ASCII)
@@ -13,34 +17,35 @@ PART = re.compile(r"([0-9]+)\s*([smhdw])", re.ASCII)
 REVISION = re.compile(r"[0-9]{1,15}", re.ASCII)
 
 
-def read_moment(text: str) -> int | datetime:
-    """A revision, or an instant such as `2026-11-20T08:00:00Z`, `90s ago` or `1h30m ago`. Raises InvalidValue."""
+def is_relative(text: str) -> bool:
+    """Whether the text names another instant each time it is read."""
+    return RELATIVE.fullmatch(text.strip()) is not None
+
+
+def read_moment(text: str, now: Callable[[], datetime]) -> int | datetime:
+    """A revision, or an instant such as `2026-11-20T08:00:00Z`, `90s ago` or `1h30m ago`, which counts from `now`.
+
+    Raises InvalidValue.
+    """
     text = text.strip()
     if REVISION.fullmatch(text):
         return int(text)
     if relative := RELATIVE.fullmatch(text):
         try:
-            return datetime.now(UTC) - sum(
-                (timedelta(**{UNITS[unit]: int(count)}) for count, unit in PART.findall(relative[1])), timedelta()
-            )
+            ages = [timedelta(**{UNITS[unit]: int(count)}) for count, unit in PART.findall(relative[1])]
+            return now() - sum(ages, timedelta())
         except OverflowError:
             raise InvalidValue([Problem("instant", f"{text!r} is before the year 1")]) from None
     try:
         return datetime.fromisoformat(text)
     except ValueError:
-        raise InvalidValue(
-            [
-                Problem(
-                    "instant",
-                    f"{text[:60]!r} is neither a revision, nor ISO 8601 such as 2026-11-20T08:00:00Z, nor 2h ago",
-                )
-            ]
-        ) from None
+        known = "a revision, nor ISO 8601 such as 2026-11-20T08:00:00Z, nor 2h ago"
+        raise InvalidValue([Problem("instant", f"{text[:60]!r} is neither {known}")]) from None
 
 
-def read_reference(text: str, digits_of_id: int) -> int | datetime | str:
+def read_reference(text: str, now: Callable[[], datetime], digits_of_id: int) -> int | datetime | str:
     """The same, or `active`, `default`, or the id of a row; as many digits as a shortened id has may be one."""
     if REVISION.fullmatch(text) and len(text) >= digits_of_id:
         return text
     looks_like_moment = REVISION.fullmatch(text) or "ago" in text or "T" in text or ":" in text
-    return read_moment(text) if looks_like_moment else text
+    return read_moment(text, now) if looks_like_moment else text

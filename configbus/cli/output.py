@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import typer
+
+from configbus.cli import printable
+from configbus.errors import InvalidValue, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -18,32 +21,36 @@ if TYPE_CHECKING:
     from configbus.store.versions import VersionRow
     from configbus.wire import Release
 
-PIPE_WIDTH = 10_000
 LISTED = 3
 LONGEST = 40
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """A table: fitted to the terminal, or one plain line per row in a pipe."""
+    if not sys.stdout.isatty():
+        lines = [columns, *([cell(value) for value in row] for row in rows)]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        for line in lines:
+            typer.echo("  ".join(map(str.ljust, line, widths)).rstrip())
+        return
     from rich.console import Console
     from rich.table import Table
 
-    terminal = sys.stdout.isatty()
-    console = Console(markup=False, emoji=False, highlight=False, width=None if terminal else PIPE_WIDTH)
+    console = Console(markup=False, emoji=False, highlight=False)
     table = Table(*columns, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for column in table.columns:
         column.overflow = "fold"
     for row in rows:
         table.add_row(*map(cell, row))
-    with console.capture() as capture:
-        console.print(table)
-    for line in capture.get().splitlines():
-        typer.echo(line.rstrip())
+    console.print(table)
 
 
 def show_json(record: Any) -> None:
     """One line of JSON."""
-    typer.echo(json.dumps(plain(record)))
+    try:
+        typer.echo(json.dumps(plain(record)))
+    except RecursionError:
+        raise InvalidValue([Problem("document", "is nested too deep to be shown")]) from None
 
 
 def show_release(release: Release, *, as_json: bool) -> None:
@@ -82,12 +89,15 @@ def plain(value: Any) -> Any:
 
 
 def cell(value: Any) -> str:
-    """A value on one line: instants to the second, nothing that a terminal would obey."""
+    """A value on one line, without anything that a terminal would obey. Instants are shown to the millisecond,
+    rounded up, so that what was released by then includes the release they came from.
+    """
     if value is None:
         return ""
     if isinstance(value, datetime):
-        return value.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in str(value))
+        shown = value.astimezone(UTC) + timedelta(microseconds=-value.microsecond % 1000)
+        return shown.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return printable(str(value))
 
 
 def shown(value: Any) -> str:

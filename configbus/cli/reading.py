@@ -135,9 +135,8 @@ def diff(
     from configbus.store.versions import SHORT
 
     settings = settings_of(database_url=database_url, environment=environment)
-    sides = [read_reference(side, SHORT) for side in (a, b)]
     with Reader(settings) as reader:
-        changes = reader.diff(block, *sides)
+        changes = reader.diff(block, *(read_reference(side, reader.now, SHORT) for side in (a, b)))
     if as_json:
         show_json({"block": block, "fields": changes})
     elif changes:

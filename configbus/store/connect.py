@@ -27,6 +27,7 @@ KEEPALIVE: dict[str, Any] = {
     "tcp_user_timeout": 10_000,
 }
 DEADLOCK, SERIALIZATION = "40P01", "40001"
+CANCELED = "57014"
 CHECK, UNIQUE, FOREIGN_KEY, LOCK_TIMEOUT, NO_TABLE, NO_SCHEMA = "23514", "23505", "23503", "55P03", "42P01", "3F000"
 
 
@@ -109,13 +110,18 @@ def translated() -> Iterator[None]:
 
 
 def is_retriable(error: BaseException | None) -> bool:
-    """Whether the same transaction may succeed when tried again: a deadlock, or a serialization failure."""
-    return isinstance(error, exc.DBAPIError) and getattr(error.orig, "sqlstate", None) in (DEADLOCK, SERIALIZATION)
+    """Whether the same transaction may succeed when tried again: a deadlock, a serialization failure, or a block
+    that somebody else activated at the same time for the first time.
+    """
+    if not isinstance(error, exc.DBAPIError):
+        return False
+    state = getattr(error.orig, "sqlstate", None)
+    return state in (DEADLOCK, SERIALIZATION) or (state == UNIQUE and _constraint(error.orig).endswith("_one_active"))
 
 
 def _in_our_words(error: BaseException | None) -> Exception:
     state, message = getattr(error, "sqlstate", None), _first_line(error)
-    constraint = getattr(getattr(error, "diag", None), "constraint_name", None) or ""
+    constraint = _constraint(error)
     table = getattr(getattr(error, "diag", None), "table_name", None) or ""
     domain = table.removesuffix("_config")
     if state == CHECK:
@@ -126,6 +132,8 @@ def _in_our_words(error: BaseException | None) -> Exception:
         return Conflict(f"{domain}: somebody else changed it at the same time ({constraint}); try again")
     if state in (NO_TABLE, NO_SCHEMA):
         return Unavailable("Postgres", f"{message}. Is the schema there? Run: configbus migrate")
+    if state == CANCELED:
+        return Unavailable("Postgres", f"{message}: it took longer than it may, and nothing of it was done")
     if state == LOCK_TIMEOUT:
         return Conflict(f"somebody holds a lock on it for long: {message}; see pg_locks, then try again")
     if state is not None and state.startswith("23"):
@@ -137,6 +145,10 @@ def _in_our_words(error: BaseException | None) -> Exception:
     if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
         return Unavailable("Postgres", message)
     return ConfigBusError(f"Postgres refuses: {message}")
+
+
+def _constraint(error: BaseException | None) -> str:
+    return getattr(getattr(error, "diag", None), "constraint_name", None) or ""
 
 
 def _first_line(error: BaseException | None) -> str:

@@ -34,10 +34,10 @@ SHOWN_ROWS = 5
 SHOWN_CHARACTERS = 60
 
 TOUCH = """
-    UPDATE {schema}.{table} AS t SET name = name
-    WHERE status = 'active' AND {schema}.content(t) IS DISTINCT FROM (
-        SELECT b.content FROM {schema}.release_block AS b WHERE b.environment = t.environment
-        AND b.name = CAST(:domain AS text) || CASE t.key WHEN '' THEN '' ELSE '/' || t.key END
+    UPDATE {schema}.{table} AS _row SET name = name
+    WHERE status = 'active' AND {schema}.content(_row) IS DISTINCT FROM (
+        SELECT b.content FROM {schema}.release_block AS b WHERE b.environment = _row.environment
+        AND b.name = CAST(:domain AS text) || CASE _row.key WHEN '' THEN '' ELSE '/' || _row.key END
         ORDER BY b.revision DESC LIMIT 1)"""
 ARCHIVE = "UPDATE {place} SET status = 'archived' WHERE status = 'active'"
 NOW_KEYED = """CREATE CONSTRAINT TRIGGER capture_update AFTER UPDATE ON {place} DEFERRABLE INITIALLY DEFERRED

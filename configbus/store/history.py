@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 HISTORY = """
     SELECT b.name, b.revision, r.released_at, r.actor, r.reason, r.source, b.content::text AS content,
-           (b.envelope ->> '@version')::int AS version, b.envelope ->> '@id' AS id
+           (b.envelope ->> '@version')::int AS version, (b.envelope ->> '@id')::uuid AS row_id
     FROM {schema}.release_block AS b JOIN {schema}.release AS r USING (environment, revision)
     WHERE b.environment = :environment AND b.name = :name ORDER BY b.revision DESC LIMIT :limit"""
 RELEASE = """
@@ -36,16 +36,17 @@ RELEASED = """
         ORDER BY earlier.revision DESC LIMIT 1) AS before ON true
     WHERE b.environment = :environment AND b.revision = :revision ORDER BY b.name COLLATE "C" """
 AT = """
-    SELECT named.name, b.revision, b.content::text AS content, b.envelope ->> '@name' AS title
+    SELECT named.name, named.newest, b.revision, b.content::text AS content, b.envelope ->> '@name' AS title
     FROM ({names}) AS named LEFT JOIN LATERAL (
         SELECT * FROM {schema}.release_block AS b
         WHERE b.environment = :environment AND b.name = named.name AND b.revision <= :revision
         ORDER BY b.revision DESC LIMIT 1) AS b ON true ORDER BY named.name COLLATE "C" """
 CHANGED_SINCE = """
-    SELECT DISTINCT name FROM {schema}.release_block WHERE environment = :environment AND revision > :revision"""
-CONTENT_AT = AT.replace("{names}", "SELECT CAST(:name AS text) AS name")
-CHANGED_AT = AT.replace("{names}", CHANGED_SINCE)
-CHANGED_OF_AT = AT.replace("{names}", CHANGED_SINCE + " AND name = ANY(:names)")
+    SELECT name, max(revision) AS newest FROM {schema}.release_block
+    WHERE environment = :environment AND revision > :revision AND {scope} GROUP BY name"""
+CONTENT_AT = AT.replace("{names}", "SELECT CAST(:name AS text) AS name, NULL AS newest")
+CHANGED_AT = AT.replace("{names}", CHANGED_SINCE.replace("{scope}", "true"))
+CHANGED_OF_AT = AT.replace("{names}", CHANGED_SINCE.replace("{scope}", "name = ANY(:names)"))
 EVER = "SELECT DISTINCT name FROM {schema}.release_block WHERE environment = :environment AND name = ANY(:names)"
 OF_DOMAIN = """
     SELECT DISTINCT name FROM {schema}.release_block
@@ -64,7 +65,7 @@ AUDIT_BLOCK = AUDIT + " AND config_table = :table AND key = :key ORDER BY id DES
 
 @dataclass(frozen=True, slots=True)
 class HistoryEntry:
-    """What one release did to one block. `version` and `id` are those of the row, None where it was retired."""
+    """What one release did to one block. Version and id are those of the row, None where it was retired."""
 
     block: str
     revision: int
@@ -73,7 +74,7 @@ class HistoryEntry:
     reason: str | None
     source: str
     version: int | None
-    id: str | None
+    row_id: UUID | None
     retired: bool
     changes: Differences
 
@@ -113,9 +114,13 @@ class AuditEntry:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What was live of a block at a revision: JSON texts by field, None where it did not exist."""
+    """What was live of a block at a revision: JSON texts by field, None where it did not exist.
+
+    `newest` is the last revision that changed it, where that was asked for.
+    """
 
     block: str
+    newest: int | None
     title: str | None
     texts: dict[str, str] | None
 
@@ -159,6 +164,13 @@ def content_at(connection: Connection, place: Place, name: str, revision: int) -
     """What was live of a block at a revision."""
     given = {"environment": place.environment, "name": name, "revision": revision}
     return _content(connection.execute(sql(CONTENT_AT, place.schema), given).mappings().one())
+
+
+def content_before(connection: Connection, place: Place, name: str, moment: datetime) -> Content:
+    """What was live of a block at an instant; nothing where there was no release yet."""
+    given = {"environment": place.environment, "at": moment}
+    revision = connection.execute(sql(AT_INSTANT, place.schema), given).one().revision
+    return content_at(connection, place, name, revision or 0)
 
 
 def changed_since(
@@ -237,7 +249,9 @@ def _audit_entry(row: RowMapping) -> AuditEntry:
 
 
 def _content(row: RowMapping) -> Content:
-    return Content(row["name"], row["title"], members(row["content"]) if row["content"] is not None else None)
+    return Content(
+        row["name"], row["newest"], row["title"], members(row["content"]) if row["content"] is not None else None
+    )
 
 
 def _values(content: str | None) -> dict[str, Any] | None:

@@ -33,14 +33,19 @@ SHORT = 8
 """Characters of an id that people are shown; any unique beginning names a row."""
 ID = re.compile(r"[0-9a-f]{1,32}", re.ASCII)
 ROWS = """
-    SELECT t.id, t.environment, t.key, t.name, t.status::text AS status, t.version, t.description,
-           t.created_at, t.created_by, t.updated_at, t.updated_by, t.activated_at, t.activated_by,
-           {schema}.content(t)::text AS content
-    FROM {schema}.{table} AS t WHERE """
-ACTIVE = ROWS + "t.environment = :environment AND t.status = 'active' AND t.key = ANY(:keys)"
-DEFAULT = ROWS + "t.environment = :environment AND t.status = 'default' AND t.key = :key ORDER BY t.created_at LIMIT 1"
+    SELECT _row.id, _row.environment, _row.key, _row.name, _row.status::text AS status, _row.version, _row.description,
+           _row.created_at, _row.created_by, _row.updated_at, _row.updated_by, _row.activated_at, _row.activated_by,
+           {schema}.content(_row)::text AS content
+    FROM {schema}.{table} AS _row WHERE """
+ACTIVE = ROWS + "_row.environment = :environment AND _row.status = 'active' AND _row.key = ANY(:keys)"
+DEFAULT = (
+    ROWS
+    + "_row.environment = :environment AND _row.status = 'default' AND _row.key = :key ORDER BY _row.created_at LIMIT 1"
+)
 OF_BLOCK = (
-    ROWS + "t.environment = :environment AND t.key = :key ORDER BY t.updated_at DESC, t.version DESC LIMIT :limit"
+    ROWS
+    + "_row.environment = :environment AND _row.key = :key"
+    + " ORDER BY _row.updated_at DESC, _row.version DESC LIMIT :limit"
 )
 SUMMARIES = """
     SELECT key, (array_agg(id) FILTER (WHERE status = 'active'))[1], max(version) FILTER (WHERE status = 'active'),
@@ -48,7 +53,7 @@ SUMMARIES = """
            max(activated_by) FILTER (WHERE status = 'active'), count(*) FILTER (WHERE status = 'draft')
     FROM {schema}.{table} WHERE environment = :environment AND status IN ('active', 'draft')
     GROUP BY key ORDER BY key COLLATE "C" """
-BY_ID = ROWS + "t.id = :id"
+BY_ID = ROWS + "_row.id = :id"
 KEYS = "SELECT key FROM {schema}.{table} WHERE environment = :environment AND status = 'active'"
 WITH_ID = "SELECT '{domain}' AS domain, id, environment FROM {schema}.{table} WHERE id BETWEEN :low AND :high"
 INSERT = """
@@ -141,7 +146,7 @@ def begin_authoring(connection: Connection, actor: str, reason: str | None, *, p
         "configbus.source": "author",
         "configbus.publishes": "on" if publishes else "",
         "lock_timeout": "4s",
-        "statement_timeout": "10s",
+        "statement_timeout": "60s",
     }
     calls = ", ".join(f"set_config('{name}', :p{number}, true)" for number, name in enumerate(settings))
     connection.execute(text(f"SELECT {calls}"), {f"p{number}": value for number, value in enumerate(settings.values())})
@@ -209,7 +214,7 @@ def lock_active(connection: Connection, place: Place, domain: Domain, keys: Sequ
     """
     where = {"environment": place.environment, "keys": sorted(set(keys))}
     for _ in range(LOCK_ATTEMPTS):
-        rows = _select(connection, place, domain, ACTIVE + ' ORDER BY t.key COLLATE "C" FOR UPDATE', where)
+        rows = _select(connection, place, domain, ACTIVE + ' ORDER BY _row.key COLLATE "C" FOR UPDATE', where)
         found = {row.block.partition("/")[2]: row for row in rows}
         if len(found) == len(where["keys"]):
             return found

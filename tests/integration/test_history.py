@@ -76,8 +76,8 @@ def test_history_tells_who_changed_a_block_when_why_and_what_newest_first(
     ]
     assert [e.version for e in entries] == [3, None, 2, 1]
     assert {(e.block, e.source) for e in entries} == {("lane/a", "author")}
-    assert entries[0].id == str(reader.active("lane/a").id)
-    assert entries[1].id is None
+    assert entries[0].row_id == reader.active("lane/a").id
+    assert entries[1].row_id is None
     assert entries[0].changes["fast_bars"] == (None, 4)
     assert {new for _, new in entries[1].changes.values()} == {None}
     assert entries[1].changes["label"] == ("x", None)

@@ -62,7 +62,8 @@ BEGIN
     RETURN NULL;
 END $$;
 
--- A block that is taken away without a successor is recorded as retired, whoever does it and however.
+-- A block that is taken away without a successor is recorded as retired, whoever does it and however. No field
+-- can be called _row, so that no column hides the row.
 CREATE OR REPLACE FUNCTION {schema}.capture() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     subject record := CASE WHEN TG_OP = 'DELETE' THEN OLD ELSE NEW END;
@@ -76,9 +77,9 @@ DECLARE
 BEGIN
     SELECT * INTO STRICT place FROM {schema}.environment WHERE name = subject.environment FOR NO KEY UPDATE;
     EXECUTE format(
-        'SELECT {schema}.content(t), jsonb_build_object(''@version'', t.version, ''@id'', t.id, ''@name'', t.name,'
-        ' ''@activated_at'', {schema}.instant(t.activated_at), ''@activated_by'', t.activated_by)'
-        ' FROM {schema}.%I AS t WHERE environment = $1 AND key = $2 AND status = ''active''', TG_TABLE_NAME)
+        'SELECT {schema}.content(_row), jsonb_build_object(''@version'', version, ''@id'', id, ''@name'', name,'
+        ' ''@activated_at'', {schema}.instant(activated_at), ''@activated_by'', activated_by)'
+        ' FROM {schema}.%I AS _row WHERE environment = $1 AND key = $2 AND status = ''active''', TG_TABLE_NAME)
     INTO live, wrapping USING subject.environment, subject.key;
     SELECT * INTO last FROM {schema}.release_block
     WHERE environment = place.name AND name = block ORDER BY revision DESC LIMIT 1;
