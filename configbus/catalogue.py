@@ -69,14 +69,20 @@ def load_catalogue(modules: Iterable[str]) -> Catalogue:
         except DefinitionError:
             raise
         except Exception as error:
-            where = traceback.extract_tb(error.__traceback__)[-1]
-            at = (
-                f"{getattr(error, 'filename', None) or where.filename}:{getattr(error, 'lineno', None) or where.lineno}"
-            )
-            told = f"{type(error).__name__}: {error} ({at})"
+            told = f"{type(error).__name__}: {error.msg if isinstance(error, SyntaxError) else error}"
+            if place := _place_of(error):
+                told += f" ({place})"
             raise SettingsError(f"CONFIGBUS_DOMAINS names {module!r}, which cannot be imported: {told}") from error
         models = [m for m in members if isinstance(m, type) and issubclass(m, Block) and m.__domain__]
         if not models:
             raise SettingsError(f"CONFIGBUS_DOMAINS names {module!r}, which holds no class derived from Block")
         found += models
     return catalogue_of(found)
+
+
+def _place_of(error: Exception) -> str:
+    """File and line of the user's code that an error comes from, if it comes from any."""
+    if isinstance(error, SyntaxError):
+        return f"{error.filename}:{error.lineno}"
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return "" if last.filename.startswith("<frozen") else f"{last.filename}:{last.lineno}"

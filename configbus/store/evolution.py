@@ -7,17 +7,17 @@ would lose a value or break a row is refused with the DDL to review.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import CheckConstraint
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateColumn, SetColumnComment, SetTableComment
 
-from configbus.errors import MigrationRefused
-from configbus.names import block_name, near
+from configbus.names import near
 from configbus.store.connect import quoted, sql
 from configbus.store.forms import find_changes
+from configbus.store.generations import generation_of, recorded_generations, unreadable_rows
+from configbus.store.obstacles import SHOWN_CHARACTERS, SHOWN_ROWS, Against, Obstacle, refuse, shown_row
 from configbus.store.tables import content_function
 
 if TYPE_CHECKING:
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 PLAIN = postgresql.dialect(paramstyle="named")  # type: ignore[no-untyped-call]  # SQLAlchemy's own; no parameters, so no % doubled
 TEXTS = {"jsonb": "({0} #>> '{{}}')", "numeric": "trim_scale({0})::text"}
-SHOWN_ROWS = 5
-SHOWN_CHARACTERS = 60
 
 TOUCH = """
     UPDATE {schema}.{table} AS _row SET name = name
@@ -42,43 +40,6 @@ TOUCH = """
 ARCHIVE = "UPDATE {place} SET status = 'archived' WHERE status = 'active'"
 NOW_KEYED = """CREATE CONSTRAINT TRIGGER capture_update AFTER UPDATE ON {place} DEFERRABLE INITIALLY DEFERRED
     FOR EACH ROW WHEN (OLD.status = 'active') EXECUTE FUNCTION {schema}.capture('{domain}', 'true')"""
-
-
-@dataclass(frozen=True, slots=True)
-class Against:
-    """Rows that stand against a change: how many, how many of them may still be edited, and the first few."""
-
-    total: int = 0
-    living: int = 0
-    shown: tuple[str, ...] = ()
-
-    @property
-    def way(self) -> str:
-        """What becomes of rows that break a rule: those that may still be edited must keep it before it is made."""
-        return (
-            "change those that are not archived first" if self.living else "NOT VALID leaves archived rows as they are"
-        )
-
-    def __str__(self) -> str:
-        if not self.total:
-            return "no row stands against it"
-        more = f"; and {self.total - len(self.shown)} more" if self.total > len(self.shown) else ""
-        stand = "1 row stands" if self.total == 1 else f"{self.total} rows stand"
-        return f"{stand} against it ({self.total - self.living} archived): {'; '.join(self.shown)}{more}"
-
-
-@dataclass(frozen=True, slots=True)
-class Obstacle:
-    """Why a table cannot be brought to its model, and what a person might do about it."""
-
-    what: str
-    ddl: tuple[str, ...]
-    rows: Against | None = None
-    columns: frozenset[str] = frozenset()
-
-    def __str__(self) -> str:
-        ddl = "".join(f"\n  {statement};" for statement in self.ddl)
-        return f"{self.what}{ddl}" + (f"\n  {self.rows}" if self.rows else "")
 
 
 Step = tuple[str, str, Obstacle | None]
@@ -92,20 +53,20 @@ def evolve(connection: Connection, domains: Iterable[Domain], schema: str) -> li
     transaction must then be rolled back.
     """
     domains = list(domains)
-    changes = find_changes(connection, domains, schema)
-    for change in sorted(changes, key=lambda change: change.domain.table):
+    recorded = recorded_generations(connection, schema)
+    changes = find_changes(connection, domains, schema, recorded)
+    for change in sorted(changes, key=lambda change: change.domain.name):
         _execute(connection, f"LOCK TABLE {change.place} IN ACCESS EXCLUSIVE MODE")
     done, obstacles = [], []
     for change in changes:
         lines, found = _apply(connection, change)
         done += lines
         obstacles += found
-    if obstacles:
-        raise MigrationRefused(
-            f"schema {schema!r} cannot be brought to these models without losing something, so nothing was changed. "
-            "Review the DDL, run what is right of it, and migrate again:\n" + "\n".join(map(str, obstacles)),
-            [statement for obstacle in obstacles for statement in obstacle.ddl],
-        )
+    refuse(schema, obstacles)
+    for domain in domains:
+        if recorded.get(domain.name) != generation_of(domain):
+            obstacles += unreadable_rows(connection, domain, schema)
+    refuse(schema, obstacles)
     for domain in domains:
         # Behind all ALTERs, which Postgres refuses while the deferred capture is pending; and for every
         # table, because DDL that was run by hand changed what is live, too.
@@ -312,14 +273,9 @@ def _against(connection: Connection, change: Change, condition: str, columns: li
     against = Against()
     rows: list[Any] = list(_execute(connection, query))
     for total, living, *row in rows:
-        against = Against(total, living, (*against.shown, _shown(columns, *row)))
+        (short, status, environment, key), told = row[:4], dict(zip(columns, row[4:], strict=True))
+        against = Against(total, living, (*against.shown, shown_row(short, status, environment, key, told)))
     return against
-
-
-def _shown(columns: list[str], row: str, status: str, environment: str, key: str, *values: str | None) -> str:
-    pairs = zip(columns, values, strict=True)
-    told = ", ".join(f"{name} = {'NULL' if value is None else value}" for name, value in pairs)
-    return f"{row} {status} {block_name(environment, key)}: {told}"
 
 
 def _addition(change: Change, name: str, condition: str = "") -> str:

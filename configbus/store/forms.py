@@ -15,14 +15,16 @@ from sqlalchemy.schema import CreateSchema, CreateTable, SetColumnComment, SetTa
 
 from configbus.names import LIFECYCLE_COLUMNS
 from configbus.store.connect import quoted
-from configbus.store.tables import config_table, content_function
+from configbus.store.tables import config_table, content_function, naming_checks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Set as AbstractSet
 
     from sqlalchemy import Connection, Table
 
     from configbus.block import Domain
+    from configbus.store.generations import Generation
 
 SCRATCH = "configbus scratch"
 """No schema of ours can have this name: those have no blanks."""
@@ -119,14 +121,19 @@ class Change:
                 yield name, self.has.columns[name], wants
 
 
-def find_changes(connection: Connection, domains: Iterable[Domain], schema: str) -> list[Change]:
+def find_changes(
+    connection: Connection, domains: Iterable[Domain], schema: str, recorded: Mapping[str, Generation]
+) -> list[Change]:
     """The tables that differ from the factory's, which are made for the comparison and never seen outside it."""
     found = []
     with connection.begin_nested() as savepoint:
         connection.execute(CreateSchema(SCRATCH))
         for domain in domains:
-            _make_scratch(connection, config_table(domain, schema))
-            has, made = _form(connection, domain, schema), _form(connection, domain, SCRATCH)
+            with naming_checks(domain):
+                _make_scratch(connection, config_table(domain, schema))
+            made = _form(connection, domain, SCRATCH, None)
+            before = recorded.get(domain.name)
+            has = _form(connection, domain, schema, before.checks | made.checks.keys() if before else None)
             content = content_function(domain, schema).split("$$")[1]
             found.append(Change(domain, schema, has, replace(made, content=content)))
         savepoint.rollback()
@@ -143,7 +150,8 @@ def _make_scratch(connection: Connection, table: Table) -> None:
             connection.execute(SetColumnComment(column))
 
 
-def _form(connection: Connection, domain: Domain, schema: str) -> TableForm:
+def _form(connection: Connection, domain: Domain, schema: str, ours: AbstractSet[str] | None) -> TableForm:
+    """A table with those of its checks that are ours; where that is not recorded, their names must tell."""
     table = {"table": f"{quoted(schema)}.{quoted(domain.table)}"}
     columns = {name: ColumnForm(*rest) for name, *rest in connection.execute(COLUMNS, table)}
     checks = {name: CheckForm(rule, frozenset(names)) for name, rule, names in connection.execute(CHECKS, table)}
@@ -151,7 +159,11 @@ def _form(connection: Connection, domain: Domain, schema: str) -> TableForm:
     return TableForm(
         {name: columns.pop(name).type for name in LIFECYCLE_COLUMNS if name in columns},
         columns,
-        {name: check for name, check in checks.items() if OUR_CHECK.fullmatch(name)},
+        {
+            name: check
+            for name, check in checks.items()
+            if (OUR_CHECK.fullmatch(name) if ours is None else name in ours)
+        },
         comment,
         content,
         domain.keyed if keyed is None else keyed,

@@ -17,7 +17,8 @@ from configbus import migrations
 from configbus.errors import MigrationRefused
 from configbus.store.connect import quoted, sql
 from configbus.store.evolution import evolve
-from configbus.store.tables import table_ddl
+from configbus.store.generations import record_generation
+from configbus.store.tables import naming_checks, table_ddl
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -47,10 +48,13 @@ def migrate(connection: Connection, catalogue: Catalogue, schema: str, environme
     present = set(inspect(connection).get_table_names(schema=schema))
     for domain in catalogue:
         if domain.table not in present:
-            for statement in table_ddl(domain, schema):
-                connection.execute(statement)
+            with naming_checks(domain):
+                for statement in table_ddl(domain, schema):
+                    connection.execute(statement)
             done.append(f"table {domain.table}")
     done += evolve(connection, [domain for domain in catalogue if domain.table in present], schema)
+    for domain in catalogue:
+        record_generation(connection, domain, schema)
     done += _environment(connection, schema, environment)
     for domain in catalogue:
         if not domain.keyed:

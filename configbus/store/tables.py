@@ -6,6 +6,7 @@ Built-in and user domains go through it alike, so bounds declared on a model hol
 from __future__ import annotations
 
 import json
+from contextlib import contextmanager
 from datetime import datetime
 from decimal import Decimal
 from functools import lru_cache
@@ -30,8 +31,10 @@ from sqlalchemy import (
 )
 from sqlalchemy import Column as TableColumn
 from sqlalchemy.dialects.postgresql import JSONB, TIMESTAMP
+from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.schema import CreateIndex, CreateTable, SetColumnComment, SetTableComment
 
+from configbus.errors import MigrationRefused
 from configbus.store.connect import quoted
 
 if TYPE_CHECKING:
@@ -119,6 +122,19 @@ def table_ddl(domain: Domain, schema: str) -> Iterator[Any]:
     yield from (text(_escaped(statement)) for statement in _programs(domain, schema))
 
 
+@contextmanager
+def naming_checks(domain: Domain) -> Iterator[None]:
+    """A table that cannot be made is told with the SQL that its model brought along."""
+    try:
+        yield
+    except ProgrammingError as error:
+        told = str(error.orig).strip().splitlines()[0]
+        checks = "; ".join(f"{name}: {check}" for name, check in domain.model.table_checks.items())
+        raise MigrationRefused(
+            f"the table of {domain.name!r} cannot be made: {told}. Its table_checks are {checks or 'none'}"
+        ) from error
+
+
 def content_function(domain: Domain, schema: str) -> str:
     """SQL of the function that makes a row's canonical content: the only place where its texts are made."""
     pairs = [f"'{column.name}', {_canonical(column)}" for column in domain.columns]
@@ -154,13 +170,14 @@ def _column(column: Column, domain: Domain) -> TableColumn[Any]:
 
 def _literal(value: Any, column: Column) -> str:
     if column.kind == "json":
-        return _text(json.dumps(value, ensure_ascii=False))
+        return text_literal(json.dumps(value, ensure_ascii=False))
     if column.kind == "numeric":
         return f"{Decimal(value):.{column.places}f}"
-    return _text(value) if isinstance(value, str) else json.dumps(value)
+    return text_literal(value) if isinstance(value, str) else json.dumps(value)
 
 
-def _text(value: str) -> str:
+def text_literal(value: str) -> str:
+    """A text as SQL has it."""
     return "'" + value.replace("'", "''") + "'"
 
 
@@ -172,7 +189,7 @@ def _checks(column: Column) -> Iterator[CheckConstraint]:
         rule = " AND ".join(f"{name} {operator} {_bound(bound)}" for operator, bound in column.bounds)
         yield _check(rule, f"{column.name}_range")
     if column.choices:
-        listed = ", ".join(map(_text, column.choices))
+        listed = ", ".join(map(text_literal, column.choices))
         yield _check(f"{name} IN ({listed})", f"{column.name}_choice")
     lengths = [(">=", column.min_length), ("<=", column.max_length)]
     if rule := " AND ".join(f"char_length({name}) {op} {limit}" for op, limit in lengths if limit is not None):
@@ -184,7 +201,7 @@ def _check(rule: str, name: str) -> CheckConstraint:
 
 
 def _bound(bound: Any) -> str:
-    return _text(bound.isoformat()) if isinstance(bound, datetime) else str(bound)
+    return text_literal(bound.isoformat()) if isinstance(bound, datetime) else str(bound)
 
 
 def _canonical(column: Column) -> str:

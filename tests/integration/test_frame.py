@@ -55,6 +55,8 @@ def test_the_frame_of_authoring_goes_down_to_the_first_one_and_up_again(
     ]
     assert set(first[1]) < set(newest[1])
     assert {row[0] for row in set(newest[1]) - set(first[1])} == {
+        "domain",
+        "domain_pkey",
         "idempotency",
         "idempotency_pkey",
         "release_time",

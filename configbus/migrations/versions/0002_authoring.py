@@ -28,7 +28,7 @@ def downgrade() -> None:
         _run(f"CREATE OR REPLACE {function}")
     schema = context.config.attributes["quoted_schema"]
     op.execute(f"DROP INDEX {schema}.config_audit_log_block, {schema}.release_time")
-    op.execute(f"DROP TABLE {schema}.idempotency")
+    op.execute(f"DROP TABLE {schema}.idempotency, {schema}.domain")
 
 
 def _run(script: str) -> None:

@@ -1,5 +1,5 @@
 -- What an author's day needs of the frame: idempotency keys, retirement in the audit log, an audit row that
--- tells what a migration changed, and indexes for history and audit.
+-- tells what a migration changed, indexes for history and audit, and which models the tables were made for.
 
 CREATE TABLE {schema}.idempotency (
     environment text NOT NULL,
@@ -15,6 +15,17 @@ CREATE TABLE {schema}.idempotency (
 COMMENT ON TABLE {schema}.idempotency IS 'one row per call that had an idempotency key, and what came of it';
 COMMENT ON COLUMN {schema}.idempotency.request IS 'SHA-256 of the call';
 COMMENT ON COLUMN {schema}.idempotency.released IS 'whether the call made that revision; otherwise it changed nothing';
+CREATE TABLE {schema}.domain (
+    name text PRIMARY KEY,
+    model jsonb NOT NULL,
+    checks text[] NOT NULL,
+    migrated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    migrated_by text NOT NULL DEFAULT session_user
+);
+COMMENT ON TABLE {schema}.domain IS 'the models that the tables were last brought to';
+COMMENT ON COLUMN {schema}.domain.model IS 'JSON Schema of the model';
+COMMENT ON COLUMN {schema}.domain.checks IS 'checks that came from the model; all others are an operator''s own';
+
 CREATE INDEX release_time ON {schema}.release (environment, released_at);
 CREATE INDEX config_audit_log_block ON {schema}.config_audit_log (environment, config_table, key, id);
 
