@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 from uuid import UUID
 
 import annotated_types
-from pydantic import BaseModel
+from pydantic import BaseModel, PlainSerializer, WrapSerializer
 from pydantic.fields import FieldInfo
 
 if TYPE_CHECKING:
@@ -141,7 +141,9 @@ def part_of(annotation: Any, name: str) -> tuple[Any, bool]:
 
 def _nested(annotation: Any, seen: list[Any]) -> list[Any]:
     if get_origin(annotation) is Annotated:
-        return _nested(get_args(annotation)[0], seen)
+        inner, *metadata = get_args(annotation)
+        _check_metadata(metadata)
+        return _nested(inner, seen)
     if annotation in seen:
         return seen
     seen.append(annotation)
@@ -242,8 +244,14 @@ def _check_part(part: Any) -> None:
 def _check_field(field: FieldInfo) -> None:
     if field.alias or field.validation_alias or field.serialization_alias:
         raise UnfitField("has an alias; a field is called the same everywhere")
-    if field.exclude:
+    if field.exclude or field.exclude_if:
         raise UnfitField("is excluded from what is stored; a field that is not configuration belongs elsewhere")
+    _check_metadata(field.metadata)
+
+
+def _check_metadata(metadata: Iterable[Any]) -> None:
+    if any(isinstance(item, (PlainSerializer, WrapSerializer)) for item in metadata):
+        raise UnfitField("has a serializer; what is stored must be what the model holds")
 
 
 def _is_text(kind: Any) -> bool:
