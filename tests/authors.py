@@ -64,11 +64,16 @@ def gather(futures: list[Future[T]]) -> list[T | ConfigBusError]:
     return found
 
 
-def run_behind_a_lock(psql: Psql, lock: LiteralString, calls: list[Callable[[], T]]) -> list[T | ConfigBusError]:
-    """Start the calls in order while somebody holds the lock that this query takes, each once those before it wait."""
+def run_behind_a_lock(
+    psql: Psql, lock: LiteralString, calls: list[Callable[[], T]], *, undone: bool = False
+) -> list[T | ConfigBusError]:
+    """Start the calls in order while somebody holds the lock that this query takes, each once those before it wait.
+
+    What the query did is committed then, or `undone`.
+    """
     with ThreadPoolExecutor(len(calls)) as threads:
         futures = []
-        with psql.transaction():
+        with psql.transaction(force_rollback=undone):
             assert psql.execute(lock).fetchall()
             for number, call in enumerate(calls, 1):
                 futures.append(threads.submit(call))

@@ -7,6 +7,7 @@ would lose a value or break a row is refused with the DDL to review.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import CheckConstraint
@@ -42,8 +43,13 @@ NOW_KEYED = """CREATE CONSTRAINT TRIGGER capture_update AFTER UPDATE ON {place} 
     FOR EACH ROW WHEN (OLD.status = 'active') EXECUTE FUNCTION {schema}.capture('{domain}', 'true')"""
 
 
-Step = tuple[str, str, Obstacle | None]
-"""The line to tell, the statement, and what stands against it."""
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Something to be done unless rows stand against it: the line to tell, and the statement."""
+
+    line: str
+    statement: str
+    obstacle: Obstacle | None
 
 
 def evolve(connection: Connection, domains: Iterable[Domain], schema: str) -> list[str]:
@@ -94,12 +100,12 @@ def _apply(connection: Connection, change: Change) -> tuple[list[str], list[Obst
         renewed = _execute(connection, statement).rowcount
         done += [f"default rows of {table}: {renewed}"] if renewed else []
     for step in (_require, _check):
-        for line, statement, obstacle in step(connection, change, stuck):
-            if obstacle is not None:
-                obstacles.append(obstacle)
+        for found in step(connection, change, stuck):
+            if found.obstacle is not None:
+                obstacles.append(found.obstacle)
             else:
-                _execute(connection, statement)
-                done.append(line)
+                _execute(connection, found.statement)
+                done.append(found.line)
     return done + _describe(connection, change), obstacles
 
 
@@ -227,13 +233,14 @@ def _require(connection: Connection, change: Change, stuck: frozenset[str]) -> I
             if against.living:
                 ddl = [*_renewal(change, [name]), statement]
             obstacle = Obstacle(what, tuple(ddl), against) if against.total else None
-            yield f"column {name} of {change.domain.table}: must not be null", statement, obstacle
+            yield Step(f"column {name} of {change.domain.table}: must not be null", statement, obstacle)
 
 
 def _check(connection: Connection, change: Change, stuck: frozenset[str]) -> Iterator[Step]:
     rules = {
         check.name: _plain(check.sqltext) for check in change.table.constraints if isinstance(check, CheckConstraint)
     }
+    # A check can be judged on a column that cannot go on as long as its values are of the kind the check means.
     comparable = {name for name, has, wants in change.kept(frozenset()) if has.family == wants.family}
     for name, form in change.wants.checks.items():
         if change.has.checks.get(name) == form or form.columns & (stuck - comparable):
@@ -247,7 +254,7 @@ def _check(connection: Connection, change: Change, stuck: frozenset[str]) -> Ite
         if against.living and (renewal := _renewal(change, sorted(form.columns))):
             ddl = [f"{change.alter} DROP CONSTRAINT IF EXISTS {quoted(name)}", *renewal, *ddl]
         obstacle = Obstacle(what, tuple(ddl), against) if against.total else None
-        yield f"check {name} of {change.domain.table}", f"{change.alter} {add}", obstacle
+        yield Step(f"check {name} of {change.domain.table}", f"{change.alter} {add}", obstacle)
 
 
 def _describe(connection: Connection, change: Change) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,8 @@ import pytest
 from authors import DOMAINS, author_of, contents, everything, revision_of
 from shell import Shell
 
-from configbus.cli.instants import read_moment, read_reference
+from configbus.cli.instants import is_relative, read_moment, read_reference
+from configbus.cli.output import cell
 from configbus.errors import InvalidValue
 
 if TYPE_CHECKING:
@@ -208,6 +209,24 @@ def test_domains_and_schema_show_the_catalogue_without_a_server(shell: Shell) ->
 
 
 REFUSED: dict[str, tuple[list[str], int, list[str]]] = {
+    "an age with a key": (
+        ["rollback", "trading", "--to", " 1h30m ago", "--idempotency-key", "k"],
+        2,
+        ["' 1h30m ago' is another instant each time", "with a key give a revision or ISO 8601"],
+    ),
+    "diff of what never was": (["diff", "lane/alpah", "1"], 4, ["did you mean 'lane/alpha'"]),
+    "escapes in a name": (["get", "trad\x1b[31ming\r\x9b"], 4, ["trad\\x1b[31ming\\r\\x9b"]),
+    "escapes without a value": (["set", "trad\x1b[31ming"], 2, ["trad\\x1b[31ming", "has no value"]),
+    "escapes given twice": (
+        ["set", "sample.document.\x1b[31m=1", "sample.document.\x1b[31m=2"],
+        2,
+        ["document.\\x1b[31m is given twice"],
+    ),
+    "escapes for an age": (["rollback", "trading", "--to", "\x1b[31m ago"], 3, ["\\x1b[31m ago"]),
+    "escapes for a command": (["\x1b[31m"], 2, ["\\x1b[31m"]),
+    "escapes for an option": (["get", "--\x1b[31m"], 2, []),
+    "escapes for a number": (["release", "\x1b[31m"], 2, []),
+    "escapes in an id": (["activate", "\x1b[31m\u202e"], 4, ["\\x1b[31m\\u202e"]),
     "twice the same": (["draft", "trading", "score_threshold=0.8", "score_threshold=0.9"], 2, ["given twice"]),
     "neither blocks nor all": (["rollback", "--to", "1"], 2, ["--all"]),
     "invalid draft": (["draft", "trading", "score_threshold=7"], 3, ["trading.score_threshold", "less than or equal"]),
@@ -254,6 +273,7 @@ def test_what_cannot_be_done_has_its_exit_status_and_reason_and_changes_nothing(
     assert process.returncode == status, process.stderr
     assert process.stdout == ""
     assert "Traceback" not in process.stderr
+    assert process.stderr.replace("\n", "").isprintable()
     for word in words:
         assert word in " ".join(process.stderr.replace("│", " ").split())
     assert everything(psql) == before
@@ -276,6 +296,101 @@ def test_an_instant_with_its_zone_is_rolled_back_to(shell: Shell, psql: Psql, au
     unchanged = shell("rollback", "trading", "--to", "0s ago")
     assert (unchanged.returncode, unchanged.stdout) == (0, f"{revision_of(psql)}\n")
     assert "nothing differs" in unchanged.stderr
+
+
+def test_an_instant_as_it_was_shown_stands_for_the_release_that_was_made_at_it(
+    shell: Shell, psql: Psql, author: Author
+) -> None:
+    for score in ("0.8", "0.9", "0.6"):
+        author.set({"trading.score_threshold": score})
+    head = revision_of(psql)
+    header, *rows = table(done(shell, "history", "trading"))
+    instants = {row[header.index("revision")]: row[header.index("at")] for row in rows}
+    for number in (head - 1, head):
+        shown = instants[str(number)]
+        assert done(shell, "release", str(number)).startswith(f"revision {number} of {shown} by ana\n")
+        assert cell(author.release(number).released_at) == shown
+        shell("rollback", "trading", "--to", shown)
+        assert contents(psql) == contents(psql, number)
+
+
+@pytest.mark.parametrize(
+    ("at", "shown"),
+    [
+        (NOW, "2026-01-31T12:00:00.000Z"),
+        (NOW.replace(microsecond=1), "2026-01-31T12:00:00.001Z"),
+        (NOW.replace(microsecond=1000), "2026-01-31T12:00:00.001Z"),
+        (NOW.replace(microsecond=1001), "2026-01-31T12:00:00.002Z"),
+        (NOW.replace(second=59, microsecond=999_001), "2026-01-31T12:01:00.000Z"),
+        (NOW.replace(microsecond=1).astimezone(timezone(timedelta(hours=5, minutes=45))), "2026-01-31T12:00:00.001Z"),
+    ],
+)
+def test_an_instant_is_shown_to_the_millisecond_that_includes_it(at: datetime, shown: str) -> None:
+    assert cell(at) == shown
+    assert timedelta(0) <= datetime.fromisoformat(shown) - at < timedelta(milliseconds=1)
+
+
+def test_only_an_age_is_another_instant_each_time() -> None:
+    assert [
+        text for text in ("1h ago", " 2 d 1 h ago", "41", "2026-01-31T12:00:00Z", "ago", "") if is_relative(text)
+    ] == [
+        "1h ago",
+        " 2 d 1 h ago",
+    ]
+
+
+def test_a_rollback_with_a_key_takes_what_is_the_same_each_time(shell: Shell, psql: Psql, author: Author) -> None:
+    at = author.release(author.set({"trading.score_threshold": "0.8"}).revision).released_at
+    author.set({"trading.score_threshold": "0.9"})
+    for key, to in {"k": str(revision_of(psql) - 1), "l": at.isoformat()}.items():
+        first = done(shell, "rollback", "trading", "--to", to, "--idempotency-key", key, "--json")
+        assert done(shell, "rollback", "trading", "--to", to, "--idempotency-key", key, "--json") == first
+    draft = author.draft("trading", {"score_threshold": "0.6"})
+    first = done(shell, "activate", draft.short_id, "--idempotency-key", "m", "--json")
+    assert done(shell, "activate", str(draft.id), "--idempotency-key", "m", "--json") == first
+
+
+def test_diff_of_a_retired_block_shows_every_field_against_nothing(shell: Shell, author: Author) -> None:
+    made = author.activate(author.draft("lane/a", {"fast_bars": 3}).id).revision
+    content = author.active("lane/a").content
+    author.retire("lane/a")
+    header, *rows = table(done(shell, "diff", "lane/a", str(made)))
+    assert header == ["field", str(made), "active"]
+    assert {cells[0] for cells in rows} == {*content}
+    assert ["fast_bars", "3", "null"] in rows
+    told = json.loads(done(shell, "diff", "lane/a", str(made), "--json"))
+    assert told == {"block": "lane/a", "fields": {field: [value, None] for field, value in content.items()}}
+
+
+BROKEN_MODULES: dict[str, tuple[str, int, list[str]]] = {
+    "SyntaxError": ("x = 1\n\ndef broken(:\n", 2, ["SyntaxError", "own_domains.py:3"]),
+    "IndentationError": ("if True:\nx = 1\n", 2, ["IndentationError", "own_domains.py:2"]),
+    "NameError": ("\n\nx = nobody_knows_it\n", 2, ["NameError: name 'nobody_knows_it' is not", "own_domains.py:3"]),
+    "of what it imports": ("import own_part\n", 2, ["ZeroDivisionError", "own_part.py:2"]),
+    "import of nothing": ("\nimport nobody_has_it\n", 2, ["No module named 'nobody_has_it'", "own_domains.py:2"]),
+    "escape": ("raise ValueError('\\x1b[31m\\n')\n", 2, ["ValueError: \\x1b[31m", "own_domains.py:1"]),
+    "NUL": ("x = 1\0\n", 2, ["own_domains"]),
+    "no domain": ("x = 1\n", 2, ["holds no class derived from Block"]),
+    "no such domain": (
+        "from configbus.block import Block\n\nclass OwnConfig(Block, domain='own'):\n    size: bytes = b''\n",
+        1,
+        ["own_domains.OwnConfig cannot be a domain: field 'size'"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("source", "status", "words"), BROKEN_MODULES.values(), ids=BROKEN_MODULES)
+def test_a_module_of_domains_that_cannot_be_used_is_told_with_file_and_line(
+    tmp_path: Path, source: str, status: int, words: list[str]
+) -> None:
+    (tmp_path / "own_domains.py").write_text(source, encoding="utf8")
+    (tmp_path / "own_part.py").write_text("\n1 / 0\n", encoding="utf8")
+    process = Shell(tmp_path, CONFIGBUS_DOMAINS="configbus.domains,own_domains")("domains")
+    assert (process.returncode, process.stdout) == (status, "")
+    assert "Traceback" not in process.stderr
+    assert process.stderr.replace("\n", "").isprintable()
+    for word in ("own_domains", *words):
+        assert word in process.stderr
 
 
 @pytest.mark.parametrize(

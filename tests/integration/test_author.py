@@ -24,9 +24,10 @@ from configbus.errors import (
     UnknownEnvironment,
     UnknownField,
 )
+from configbus.store.connect import translated
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 Psql = psycopg.Connection[tuple[Any, ...]]
 
@@ -130,14 +131,31 @@ def test_blocks_whose_values_are_in_force_already_are_not_in_the_release(psql: P
         {"sample.since": datetime(2026, 1, 31, 13, 0, 0, 123456, timezone(timedelta(hours=1)))},
         {"sample.document": CATALOGUE.domain("sample").model().model_dump()["document"]},
         {"sample.limits.venue.weight": "1.00"},
+        {"lane/a.venue.weight": Decimal("1")},
+        {"lane/a.venue": {"host": "localhost", "weight": Decimal("1.00")}},
     ],
     ids=", ".join,
 )
+@pytest.mark.usefixtures("lanes")
 def test_values_that_are_in_force_make_no_release(psql: Psql, author: Author, changes: dict[str, Any]) -> None:
     before = everything(psql)
     release = author.set(changes)
     assert (release.revision, release.blocks) == (revision(psql), ())
     assert everything(psql) == before
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [(1, True), (True, 1), (0, False), (2, 2.0), (2.0, 2), (None, False), ("1", 1), ({}, [])], ids=repr
+)
+@pytest.mark.parametrize("wrap", [lambda part: part, lambda part: [{"deep": [0, part]}]], ids=["plain", "deep"])
+def test_a_value_of_another_type_within_a_document_is_a_change(
+    psql: Psql, author: Author, old: Any, new: Any, wrap: Callable[[Any], Any]
+) -> None:
+    author.set({"sample.document": {"n": wrap(old)}})
+    assert author.set({"sample.document.n": wrap(new)}).blocks == ("sample",)
+    assert repr(content_of(psql, "sample")["document"]["n"]) == repr(wrap(new))
+    assert author.set({"sample.document": {"n": wrap(new)}}).blocks == ()
+    assert author.set({"sample.document": {"n": wrap(old)}}).blocks == ("sample",)
 
 
 GIVEN: list[tuple[str, Any, Any]] = [
@@ -445,6 +463,53 @@ def test_a_committed_change_is_no_failure_while_redis_is_down(
     with Author.connect(**options(sample_database_url), redis_url=url) as author:
         release = author.set({"trading.score_threshold": "0.8"})
     assert (release.revision, release.blocks) == (revision(psql), ("trading",))
+
+
+UNKNOWN = "UPDATE configbus.lane_config SET venue = jsonb_set(venue, '{port}', '80') WHERE status = 'active'"
+
+
+@pytest.mark.parametrize("path", ["fast_bars", "venue.host"])
+@pytest.mark.usefixtures("lanes")
+def test_a_name_that_an_earlier_model_left_in_a_document_stays_and_is_in_nobodys_way(
+    psql: Psql, author: Author, path: str
+) -> None:
+    psql.execute(UNKNOWN)
+    value: Any = 3 if path == "fast_bars" else "Bern"
+    assert author.set({f"lane/a.{path}": value}).blocks == ("lane/a",)
+    venue = {"host": "localhost", "weight": "1.0", "port": 80} | ({"host": value} if "host" in path else {})
+    assert content_of(psql, "lane/a")["venue"] == venue
+    draft = author.draft("lane/b", {path: value})
+    assert draft.content["venue"] == venue
+    with pytest.raises(InvalidValue, match=r"lane/b\.venue\.port: "):
+        author.activate(draft.id)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"lane/a.venue.port": 81},
+        {"lane/a.venue": {"port": 80}},
+        {"lane/a.venue": {"host": "x", "weight": "1.0", "port": 80}},
+        {"lane/a.venue.port": 80, "lane/a.fast_bars": 3},
+    ],
+    ids=", ".join,
+)
+@pytest.mark.usefixtures("lanes")
+def test_a_name_that_an_earlier_model_left_cannot_be_given_any_more(
+    psql: Psql, author: Author, changes: dict[str, Any]
+) -> None:
+    psql.execute(UNKNOWN)
+    before = everything(psql)
+    with pytest.raises(InvalidValue, match=r"lane/a\.venue\.port: "):
+        author.set(changes)
+    assert everything(psql) == before
+
+
+def test_a_statement_that_takes_too_long_is_unavailable_and_says_that_nothing_was_done(psql: Psql) -> None:
+    psql.execute("SET statement_timeout = 1")
+    with pytest.raises(Unavailable, match="statement timeout: it took longer than it may, and nothing of it was done"):
+        with translated():
+            psql.execute("SELECT pg_sleep(5)")
 
 
 def test_after_a_refusal_the_same_author_goes_on(psql: Psql, author: Author) -> None:

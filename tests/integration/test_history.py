@@ -221,6 +221,28 @@ def test_diff_shows_a_block_that_did_not_exist_as_nothing(author: Author, reader
     assert reader.diff("lane/a", "default", made) == {"fast_bars": (20, 3)}
 
 
+def test_diff_of_a_retired_block_with_what_is_active_shows_every_field_against_nothing(
+    author: Author, reader: Reader
+) -> None:
+    made = make_lane(author, "a", fast_bars=3)
+    row = reader.active("lane/a")
+    author.retire("lane/a")
+    gone = {field: (value, None) for field, value in row.content.items()}
+    assert {*gone} == {*LANE_FIELDS}
+    for which in (made, row.id, row.short_id, reader.release(made).released_at):
+        assert reader.diff("lane/a", which) == gone
+    assert reader.diff("lane/a", "active", made) == {field: (None, value) for field, value in row.content.items()}
+    assert reader.diff("lane/a", made - 1) == {}
+
+
+def test_diff_of_a_block_that_never_was_names_near_misses(author: Author, reader: Reader) -> None:
+    made = make_lane(author, "alpha")
+    author.draft("lane/alpah")
+    with pytest.raises(UnknownBlock, match="'lane/alpah' has no active row in production") as refusal:
+        reader.diff("lane/alpah", made)
+    assert refusal.value.near == ("lane/alpha",)
+
+
 DIFFS: dict[str, tuple[str, Any, type[ConfigBusError], str]] = {
     "unknown revision": ("trading", 99, UnknownRevision, "production has no revision 99; the newest is"),
     "zero": ("trading", 0, UnknownRevision, "no revision 0"),

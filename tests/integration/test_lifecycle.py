@@ -9,12 +9,16 @@ from decimal import Decimal
 from typing import TYPE_CHECKING, Any, LiteralString
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 from authors import DOMAINS, author_of, contents, everything, gather, revision_of, run_behind_a_lock
+from psycopg import sql
 from sample_domains import AWKWARD
 
+from configbus.block import Block, domain_of
 from configbus.catalogue import load_catalogue
 from configbus.errors import (
+    ConfigBusError,
     Conflict,
     InvalidValue,
     UnknownBlock,
@@ -22,6 +26,8 @@ from configbus.errors import (
     UnknownField,
     UnknownVersion,
 )
+from configbus.store.connect import connected
+from configbus.store.schema import migrate
 from configbus.wire import Release
 
 if TYPE_CHECKING:
@@ -35,7 +41,41 @@ ACTIVE_TRADING = "SELECT id FROM configbus.trading_config WHERE status = 'active
 ACTIVE_RISK = "SELECT id FROM configbus.risk_config WHERE status = 'active' FOR UPDATE"
 ACTIVE_LANE = "SELECT id FROM configbus.lane_config WHERE status = 'active' FOR UPDATE"
 DRAFTS = "SELECT id FROM configbus.lane_config WHERE status = 'draft' FOR UPDATE"
+NEW_LANE = (
+    "INSERT INTO configbus.lane_config (environment, key, status) VALUES ('production', 'new', 'active') RETURNING id"
+)
 NEWEST_AUDIT = "SELECT coalesce(max(id), 0) FROM configbus.config_audit_log"
+
+
+class AliasConfig(Block, domain="alias"):
+    """Fields that are called like what our SQL calls rows, columns and parameters."""
+
+    t: int = 1
+    r: int = 1
+    b: int = 1
+    n: int = 1
+    row: int = 1
+    old: int = 1
+    new: int = 1
+    given: int = 1
+    before: int = 1
+    content: int = 1
+    config: int = 1
+    environments: int = 1
+    status_of_it: int = 1
+    now: int = 1
+    place: int = 1
+    live: int = 1
+    last: int = 1
+    subject: int = 1
+    block: int = 1
+    revision: int = 1
+
+
+class KeysConfig(Block, domain="locksmith"):
+    """`dict(block)` asks any object for its `keys`."""
+
+    keys: int = 1
 
 
 @pytest.fixture
@@ -537,6 +577,75 @@ def test_a_nested_edit_leaves_every_digit_of_what_stands_beside_it_in_the_docume
     assert psql.execute(query, [document.replace("old", "new")]).fetchall()[0][0], "digits were lost"
 
 
+@pytest.mark.parametrize("model", [AliasConfig, KeysConfig])
+def test_a_field_may_be_called_like_what_our_sql_and_python_call_theirs(
+    empty_database_url: str, model: type[Block]
+) -> None:
+    with connected(empty_database_url) as connection, connection.begin():
+        migrate(connection, load_catalogue([__name__]), "configbus", "production")
+    domain, update = domain_of(model), sql.SQL("UPDATE configbus.{} SET {} WHERE status = 'active'")
+    name = domain.name
+
+    def all_of(value: int) -> dict[str, int]:
+        return dict.fromkeys(model.model_fields, value)
+
+    with (
+        psycopg.connect(empty_database_url, autocommit=True) as psql,
+        author_of(empty_database_url, domains=[__name__]) as author,
+    ):
+        told = [json.loads(contents(psql)[name])]
+        made = author.set({f"{name}.{field}": 2 for field in model.model_fields})
+        told.append(json.loads(contents(psql)[name]))
+        author.activate(author.edit(author.draft(name, all_of(3)).id, all_of(4)).id)
+        told.append(author.active(name).content)
+        fields = [sql.SQL("{} = 5").format(sql.Identifier(field)) for field in model.model_fields]
+        psql.execute(update.format(sql.Identifier(domain.table), sql.SQL(", ").join(fields)))
+        told.append(json.loads(contents(psql)[name]))
+        author.rollback([name], to=made.revision)
+        told.append(json.loads(contents(psql)[name]))
+        assert told == [all_of(1), all_of(2), all_of(4), all_of(5), all_of(2)]
+        assert {*author.audit(name, 1)[0].changed_fields} == {*model.model_fields}
+        assert author.history(name)[0].changes == dict.fromkeys(model.model_fields, (5, 2))
+
+
+BOTH = {"score_threshold": "0.9", "max_slippage_exit_bps": 7}
+
+
+@pytest.mark.parametrize(
+    ("drafted", "meanwhile", "undone"),
+    [
+        ({"score_threshold": "0.6"}, [{"max_slippage_exit_bps": 7}], "max_slippage_exit_bps"),
+        ({"score_threshold": "0.6"}, [BOTH], "max_slippage_exit_bps"),
+        ({}, [BOTH], "score_threshold, max_slippage_exit_bps"),
+        ({}, [{"score_threshold": "0.9"}, {"max_slippage_exit_bps": 7}], "score_threshold, max_slippage_exit_bps"),
+        ({"score_threshold": "0.6"}, [{"score_threshold": "0.9"}], ""),
+        (BOTH, [{"max_slippage_exit_bps": 7}], ""),
+        ({"score_threshold": "0.6"}, [{"max_slippage_exit_bps": 7}, {"max_slippage_exit_bps": 150}], ""),
+        ({"score_threshold": "0.6"}, [], ""),
+    ],
+)
+def test_an_activation_that_undoes_what_others_changed_since_the_draft_was_made_says_so(
+    author: Author,
+    bob: Author,
+    caplog: pytest.LogCaptureFixture,
+    drafted: dict[str, Any],
+    meanwhile: list[dict[str, Any]],
+    undone: str,
+) -> None:
+    author.set({"trading.max_slippage_entry_bps": 80})
+    draft = author.draft("trading", drafted)
+    for values in meanwhile:
+        bob.set({f"trading.{field}": value for field, value in values.items()})
+    live = bob.active("trading")
+    author.activate(draft.id)
+    assert author.active("trading").texts == draft.texts
+    told = [(record.levelname, vars(record)["facts"]) for record in caplog.records]
+    assert [(level, facts["event"], facts["block"], facts["fields"]) for level, facts in told] == (
+        [("WARNING", "activation_undoes", "trading", undone)] if undone else []
+    )
+    assert all(f"configbus diff trading {live.short_id}" in facts["hint"] for _, facts in told)
+
+
 def keyed_calls(author: Author) -> dict[str, Callable[[str], Release]]:
     """For each call that makes a release, that call with a key."""
     make_lane(author, "a")
@@ -566,6 +675,54 @@ def test_the_same_call_with_the_same_key_finds_its_release_even_later(psql: Psql
     author.activate(author.draft("lane/a", {"fast_bars": 5}).id)
     before = everything(psql)
     assert call("night shift 7") == first
+    assert everything(psql) == before
+
+
+def test_an_activation_is_the_same_call_by_any_form_of_the_id(psql: Psql, author: Author) -> None:
+    draft = author.draft("trading", {"score_threshold": "0.6"})
+    first = author.activate(draft.short_id, idempotency_key="k")
+    assert first.blocks == ("trading",)
+    before = everything(psql)
+    for given in (draft.id, str(draft.id), str(draft.id).upper(), draft.id.hex, draft.short_id):
+        assert author.activate(given, idempotency_key="k") == first
+    assert everything(psql) == before
+
+
+ITSELF: list[Any] = []
+ITSELF.append(ITSELF)
+NO_VALUES: dict[str, Any] = {
+    "names of several types": {1: 2, "a": float("nan")},
+    "itself": ITSELF,
+    "lone surrogate": "\ud800",
+    "NUL": {"a\0": 1},
+    "bytes": b"a",
+    "object": object(),
+    "number of 5,000 digits": 10**5000,
+    "set": {1},
+    "NaN": float("nan"),
+    "too large": "x" * 300_000,
+}
+
+
+@pytest.mark.parametrize("value", NO_VALUES.values(), ids=NO_VALUES)
+def test_a_key_does_not_change_what_is_said_of_an_invalid_value(psql: Psql, author: Author, value: Any) -> None:
+    before = everything(psql)
+    told = []
+    for key in (None, "k", "k"):
+        with pytest.raises(InvalidValue) as refusal:
+            author.set({"sample.document": {"a": value}}, idempotency_key=key)
+        told.append(refusal.value.problems)
+    assert told[0] == told[1] == told[2]
+    assert everything(psql) == before
+
+
+def test_names_of_several_types_within_a_document_do_not_make_two_calls_one(psql: Psql, author: Author) -> None:
+    first = author.set({"sample.document": {1: 2, "a": 3}}, idempotency_key="k")
+    assert first.blocks == ("sample",)
+    before = everything(psql)
+    assert author.set({"sample.document": {1: 2, "a": 3}}, idempotency_key="k") == first
+    with pytest.raises(Conflict, match="idempotency key 'k' was used by another call"):
+        author.set({"sample.document": {1: 5, "a": 3}}, idempotency_key="k")
     assert everything(psql) == before
 
 
@@ -752,6 +909,30 @@ def test_of_many_who_make_the_same_new_key_each_succeeds_or_is_told_of_a_conflic
     assert won == list(range(head + 1, revision_of(psql) + 1))
     assert won
     assert psql.execute("SELECT count(*) FROM configbus.lane_config WHERE status = 'active'").fetchall() == [(1,)]
+
+
+@pytest.mark.parametrize("undone", [True, False], ids=["one that came to nothing", "one by raw SQL"])
+def test_first_activations_of_one_key_queue_behind_another_and_all_are_done(
+    psql: Psql,
+    author: Author,
+    bob: Author,
+    undone: bool,  # noqa: FBT001  # a parameter of the test
+) -> None:
+    drafts = [author.draft("lane/new", {"fast_bars": 3}), author.draft("lane/new", {"fast_bars": 4})]
+    head = revision_of(psql) + (not undone)
+    calls: list[Callable[[], Release]] = [
+        lambda: author.activate(drafts[0].id, expect=1),
+        lambda: bob.activate(drafts[1].id, expect=1),
+    ]
+    answers = run_behind_a_lock(psql, NEW_LANE, calls, undone=undone)
+    assert not [answer for answer in answers if isinstance(answer, ConfigBusError)]
+    ends = {
+        answer.revision: draft for answer, draft in zip(answers, drafts, strict=True) if isinstance(answer, Release)
+    }
+    assert sorted(ends) == [head + 1, head + 2]
+    assert author.active("lane/new").id == ends[head + 2].id
+    assert author.version(ends[head + 1].id).status == "archived"
+    assert json.loads(contents(psql, head + 1)["lane/new"])["fast_bars"] == ends[head + 1].content["fast_bars"]
 
 
 def test_pairs_of_blocks_set_in_opposite_orders_show_no_deadlock(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta, timezone
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
-from authors import DOMAINS, author_of, contents, everything, revision_of, run_behind_a_lock
+from authors import DOMAINS, WAITING, author_of, contents, everything, gather, revision_of, run_behind_a_lock
 from pydantic import ConfigDict, Field, create_model
+from waiting import until
 
 from configbus.block import Block
 from configbus.catalogue import load_catalogue
@@ -19,6 +21,7 @@ from configbus.errors import (
     ConfigBusError,
     Conflict,
     InvalidValue,
+    MigrationRefused,
     UnknownBlock,
     UnknownEnvironment,
     UnknownRevision,
@@ -328,10 +331,79 @@ def generation(monkeypatch: pytest.MonkeyPatch, name: str, highest: int) -> tupl
         level=(int, Field(1, ge=0, le=highest)),
         window=(window, window()),
     )
+    return named(monkeypatch, name, gauge)
+
+
+def named(monkeypatch: pytest.MonkeyPatch, name: str, model: type[Block]) -> tuple[str, ...]:
+    """The catalogue of the samples and of a module that holds this class."""
     module = ModuleType(name)
-    vars(module)["GaugeConfig"] = gauge
+    vars(module)[model.__name__] = model
     monkeypatch.setitem(sys.modules, name, module)
     return (*DOMAINS, name)
+
+
+def migrated(url: str, domains: tuple[str, ...]) -> None:
+    with connected(url) as connection, connection.begin():
+        migrate(connection, load_catalogue(domains), "configbus", "production")
+
+
+def grown(monkeypatch: pytest.MonkeyPatch, name: str, **fields: int) -> tuple[str, ...]:
+    """A module with a domain that has these fields, and these defaults of them."""
+    gauge = create_model(
+        "GaugeConfig",
+        __base__=Block,
+        __cls_kwargs__={"domain": "gauge", "keyed": True},
+        **{field: (int, default) for field, default in fields.items()},  # type: ignore[call-overload]  # the stubs are narrower than the call
+    )
+    return named(monkeypatch, name, gauge)
+
+
+def test_a_field_that_was_added_since_keeps_its_live_value(
+    psql: Psql, sample_database_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    young = grown(monkeypatch, "young", level=1)
+    migrated(sample_database_url, young)
+    with author_of(sample_database_url, domains=young) as author:
+        for key in ("a", "b"):
+            author.activate(author.draft(f"gauge/{key}", {"level": 2}).id)
+        old = author.set({"gauge/a.level": 3}).revision
+    older = grown(monkeypatch, "older", level=1, span=10)
+    migrated(sample_database_url, older)
+    with author_of(sample_database_url, domains=older) as author:
+        author.set({"gauge/a.level": 4, "gauge/a.span": 70, "gauge/b.span": 80})
+        released = author.rollback(to=old, all=True)
+        assert author.active("gauge/a").content == {"level": 3, "span": 70}
+        assert author.active("gauge/b").content == {"level": 2, "span": 80}
+        assert released.blocks == ("gauge/a",)
+        assert json.loads(contents(psql)["gauge/a"]) == {"level": 3, "span": 70}
+        author.retire("gauge/a")
+        author.rollback(["gauge/a"], to=old)
+        assert author.active("gauge/a").content == {"level": 3, "span": 10}
+    assert caplog.records == []
+
+
+def test_a_field_that_the_model_has_no_more_is_left_out_with_a_warning(
+    psql: Psql, sample_database_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    older = grown(monkeypatch, "older", level=1, span=10, width=20)
+    migrated(sample_database_url, older)
+    with author_of(sample_database_url, domains=older) as author:
+        old = author.activate(author.draft("gauge/a", {"level": 3, "span": 70}).id).revision
+        author.set({"gauge/a.level": 4})
+    younger = grown(monkeypatch, "younger", level=1)
+    with pytest.raises(MigrationRefused) as refusal:
+        migrated(sample_database_url, younger)
+    for statement in refusal.value.ddl:
+        assert "DROP COLUMN" in statement
+        psql.execute(statement.encode())
+    migrated(sample_database_url, younger)
+    with author_of(sample_database_url, domains=younger) as author:
+        assert author.rollback(to=old, all=True).blocks == ("gauge/a",)
+        assert author.active("gauge/a").content == {"level": 3}
+    told = [(record.levelname, vars(record)["facts"]) for record in caplog.records]
+    assert [(level, facts["event"], facts["block"], facts["fields"]) for level, facts in told] == [
+        ("WARNING", "fields_left_out", "gauge/a", "span, width")
+    ]
 
 
 def test_contents_that_tighter_bounds_refuse_are_all_named(
@@ -460,4 +532,52 @@ def test_two_rollbacks_at_once_are_one_release(psql: Psql, author: Author, bob: 
     first, second = run_behind_a_lock(psql, ACTIVE_RISK, calls)
     assert isinstance(first, Release)
     assert second == Release(head + 1, first.epoch, ())
+    assert contents(psql) == contents(psql, old)
+
+
+@pytest.mark.parametrize("come_back", [True, False], ids=["activated", "activated and retired again"])
+def test_a_block_that_comes_back_while_a_rollback_waits_for_another_is_undone_with_it(
+    psql: Psql,
+    author: Author,
+    bob: Author,
+    come_back: bool,  # noqa: FBT001  # a parameter of the test
+) -> None:
+    old = revision_of(psql)
+    make_lane(author, "k", fast_bars=3)
+    author.retire("lane/k")
+    author.set({"risk.max_drawdown_pct": 30})
+    draft = author.draft("lane/k", {"fast_bars": 4})
+    with ThreadPoolExecutor(1) as threads:
+        with psql.transaction():
+            assert psql.execute(ACTIVE_RISK).fetchall()
+            rollback = threads.submit(author.rollback, to=old, all=True)
+            until(lambda: psql.execute(WAITING).fetchall() == [(1,)])
+            between = bob.activate(draft.id)
+            if not come_back:
+                between = bob.retire("lane/k")
+        (answer,) = gather([rollback])
+    assert isinstance(answer, Release)
+    assert answer.revision == between.revision + 1
+    assert answer.blocks == (("lane/k", "risk") if come_back else ("risk",))
+    assert contents(psql) == contents(psql, old)
+    assert psql.execute("SELECT count(*) FROM configbus.lane_config WHERE status = 'active'").fetchall() == [(0,)]
+
+
+def test_a_block_that_comes_back_while_a_rollback_waits_for_another_becomes_what_it_was(
+    psql: Psql, author: Author, bob: Author
+) -> None:
+    make_lane(author, "k", fast_bars=3)
+    old = revision_of(psql)
+    author.set({"lane/k.fast_bars": 4, "risk.max_drawdown_pct": 30})
+    author.retire("lane/k")
+    draft = author.draft("lane/k", {"fast_bars": 5})
+    with ThreadPoolExecutor(1) as threads:
+        with psql.transaction():
+            assert psql.execute(ACTIVE_RISK).fetchall()
+            rollback = threads.submit(author.rollback, to=old, all=True)
+            until(lambda: psql.execute(WAITING).fetchall() == [(1,)])
+            between = bob.activate(draft.id)
+        (answer,) = gather([rollback])
+    assert isinstance(answer, Release)
+    assert (answer.revision, answer.blocks) == (between.revision + 1, ("lane/k", "risk"))
     assert contents(psql) == contents(psql, old)

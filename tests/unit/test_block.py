@@ -9,19 +9,31 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Annotated, Any, Literal, NamedTuple, cast
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import annotated_types
 import pytest
 from entries import StrategyConfig
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, create_model, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    SecretStr,
+    ValidationError,
+    computed_field,
+    create_model,
+    field_serializer,
+    model_serializer,
+    model_validator,
+)
 
 from configbus import domains
 from configbus.block import Block, Domain, FrozenDict, FrozenList, domain_of
 from configbus.domains import DrawdownTier, RiskConfig, TradingConfig
 from configbus.errors import ConfigBusError, DefinitionError
 from configbus.fields import Column
-from configbus.names import LIFECYCLE_COLUMNS
+from configbus.names import LIFECYCLE_COLUMNS, SYSTEM_COLUMNS
 
 BUILT_IN = sorted(domains.__all__)
 BUILT_IN_DOMAINS = [
@@ -67,6 +79,66 @@ class WithSet(BaseModel):
     names: set[str] = set()
 
 
+class Hidden(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    size: int = Field(1, exclude=True)
+
+
+class SometimesHidden(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    size: int = Field(1, exclude_if=lambda size: size == 7)
+
+
+class Clipped(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    size: Annotated[int, PlainSerializer(lambda size: min(size, 5))] = 1
+
+
+class Renamed(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    size: int = Field(1, alias="grandeur")
+
+
+class Holder(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    renamed: tuple[Renamed, ...] = ()
+
+
+class Doubled(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    size: int = 0
+
+    @field_serializer("size")
+    def _double(self, size: int) -> int:
+        return 2 * size
+
+
+class Flattened(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    size: int = 0
+
+    @model_serializer
+    def _flatten(self) -> int:
+        return self.size
+
+
+class Summed(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    size: int = 0
+
+    @computed_field
+    def total(self) -> int:
+        return self.size
+
+
 @dataclass
 class Record:
     size: int = 1
@@ -80,6 +152,10 @@ class Point(NamedTuple):
 class Side(enum.Enum):
     BUY = "buy"
     SELL = "sell"
+
+
+class Colour(enum.StrEnum):
+    RED = "red"
 
 
 class Level(enum.IntEnum):
@@ -154,6 +230,12 @@ def test_a_field_called_like_a_lifecycle_column_is_refused(name: str) -> None:
         define(**{name: (str, "")})
 
 
+@pytest.mark.parametrize("name", SYSTEM_COLUMNS)
+def test_a_field_called_like_a_column_of_postgres_own_is_refused(name: str) -> None:
+    with pytest.raises(DefinitionError, match=f"field '{name}' is one of Postgres' own columns"):
+        define(**{name: (int, 1)})
+
+
 @pytest.mark.parametrize("name", ["copy", "json", "dict", "schema", "validate", "construct", "model_fields"])
 def test_a_field_that_would_hide_a_pydantic_attribute_is_refused(name: str) -> None:
     with pytest.raises(DefinitionError, match=f"field '{name}' would hide an attribute of pydantic models"):
@@ -203,12 +285,77 @@ def test_an_inherited_field_is_refused_for_its_name_like_any_other(name: str) ->
         (dict[str, list[Mutable | None]], {}, "nested model Mutable must be frozen"),
         (Mutable | None, None, "nested model Mutable must be frozen"),
         (Annotated[list[Mutable], Field(max_length=3)], [], "nested model Mutable must be frozen"),
+        (int, Field(1, exclude=True), "is excluded from what is stored"),
+        (Hidden, Hidden(), "holds Hidden.size, which is excluded from what is stored"),
+        (list[Hidden], [], "holds Hidden.size, which is excluded from what is stored"),
+        (int, Field(1, exclude_if=lambda size: size == 7), "is excluded from what is stored"),
+        (list[SometimesHidden], [], "is excluded from what is stored"),
+        (Annotated[int, PlainSerializer(lambda size: min(size, 5))], 1, "has a serializer"),
+        (list[Annotated[int, PlainSerializer(lambda size: min(size, 5))]], [], "has a serializer"),
+        (Clipped, Clipped(), "has a serializer"),
+        (Renamed, Renamed(), "holds Renamed.size, which has an alias"),
+        (Holder | None, None, "holds Renamed.size, which has an alias"),
+        (Doubled, Doubled(), "nested model Doubled has a serializer"),
+        (dict[str, Flattened], {}, "nested model Flattened has a serializer"),
+        (list[Summed], [], "nested model Summed has a serializer"),
+        (dict[int, str], {}, "whose keys are no texts"),
+        (dict[UUID, str], {}, "whose keys are no texts"),
+        (list[dict[bool, int]], [], "whose keys are no texts"),
+        (dict[Level, int], {}, "whose keys are no texts"),
+        (dict[Literal["a", 1], int], {}, "whose keys are no texts"),
     ],
 )
 def test_a_field_that_no_column_can_hold_is_refused(annotation: Any, default: Any, reason: str) -> None:
     with pytest.raises(DefinitionError, match="DemoConfig cannot be a domain: field 'value' ") as caught:
         define(value=(annotation, default))
     assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "annotation",
+    [
+        dict[str, int],
+        dict[Colour, int],
+        dict[Literal["a", "b"], int],
+        dict[Any, int],
+        dict[Annotated[str, "told"], int],
+    ],
+)
+def test_keys_of_a_document_may_be_any_texts(annotation: Any) -> None:
+    assert column_of(annotation, {}).kind == "json"
+
+
+def doubled(self: Any, size: int) -> int:
+    assert self is not None
+    return 2 * size
+
+
+def flattened(self: Any) -> dict[str, Any]:
+    return {"size": 2 * self.size}
+
+
+@pytest.mark.parametrize("serializer", [field_serializer("size")(doubled), model_serializer(flattened)])
+def test_a_domain_with_a_serializer_is_refused(serializer: Any) -> None:
+    namespace = {"__module__": __name__, "__qualname__": "DemoConfig", "__annotations__": {"size": int}, "size": 0}
+    with pytest.raises(DefinitionError, match="cannot be a domain: it has a serializer; what is stored must be what"):
+        type(Block)("DemoConfig", (Block,), namespace | {"_serialized": serializer}, domain="demo")
+
+
+@pytest.mark.parametrize(
+    ("annotation", "factory"),
+    [(UUID, uuid4), (list[UUID], lambda: [uuid4()]), (dt.datetime, lambda: dt.datetime.now(dt.UTC))],
+    ids=["UUID", "UUID in a list", "now"],
+)
+def test_defaults_that_differ_from_one_time_to_the_next_are_refused(annotation: Any, factory: Any) -> None:
+    with pytest.raises(DefinitionError, match="its defaults differ from one time to the next"):
+        define(value=(annotation, Field(default_factory=factory)))
+
+
+@pytest.mark.parametrize(("annotation", "factory"), [(list[int], list), (dict[str, int], dict), (Leaf, Leaf)])
+def test_a_default_may_come_from_a_factory(annotation: Any, factory: Any) -> None:
+    assert define(value=(annotation, Field(default_factory=factory)))().model_dump() == {
+        "value": factory().model_dump() if factory is Leaf else factory()
+    }
 
 
 @pytest.mark.parametrize(
