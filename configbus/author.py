@@ -381,11 +381,19 @@ def _request_digest(request: list[Any], reason: str | None, key: str) -> str:
     """What tells one call from another that has the same idempotency key."""
     if not isinstance(key, str) or not 1 <= len(key) <= LONGEST_KEY or not key.isprintable():
         raise InvalidValue([Problem("idempotency_key", f"must be 1 to {LONGEST_KEY} printable characters")])
+    call = [request, reason or ""]
     try:
-        told = json.dumps([request, reason or ""], sort_keys=True, default=str)
-    except (TypeError, ValueError, RecursionError):
+        told = _told(call)
+    except (ValueError, RecursionError):
         return ""  # no call with such values is ever done
     return hashlib.sha256(told.encode(errors="backslashreplace")).hexdigest()
+
+
+def _told(call: list[Any]) -> str:
+    try:
+        return json.dumps(call, sort_keys=True, default=str)
+    except TypeError:  # names of several types within a document have no order
+        return repr(call)
 
 
 def _check_text(what: str, text: str) -> None:

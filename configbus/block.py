@@ -25,7 +25,7 @@ from pydantic import (
 )
 
 from configbus.errors import DefinitionError, Problem
-from configbus.fields import ALLOWED, Column, UnfitField, integer_limits, read_column
+from configbus.fields import ALLOWED, Column, UnfitField, check_serializing, integer_limits, read_column
 from configbus.names import LIFECYCLE_COLUMNS, SYSTEM_COLUMNS, identifier_fault
 
 
@@ -159,8 +159,10 @@ class Block(BaseModel, metaclass=_Defining):
             columns.append(column)
         if not columns:
             _refuse(cls, "it has no fields")
-        if cls.__pydantic_decorators__.field_serializers or cls.__pydantic_decorators__.model_serializers:
-            _refuse(cls, "it has a serializer; what is stored must be what the model holds")
+        try:
+            check_serializing(cls)
+        except UnfitField as unfit:
+            _refuse(cls, f"it {unfit}", unfit)
         for name in cls.table_checks:
             if fault := identifier_fault(name):
                 _refuse(cls, f"table check {name!r} {fault}")

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 from uuid import UUID
 
 import annotated_types
-from pydantic import BaseModel, PlainSerializer, WrapSerializer
+from pydantic import BaseModel, Json, PlainSerializer, WrapSerializer
 from pydantic.fields import FieldInfo
 
 if TYPE_CHECKING:
@@ -30,12 +30,14 @@ INT64 = 2**63
 NUMERIC_DIGITS = 1000
 
 PLAIN: dict[type, Kind] = {bool: "boolean", str: "text", UUID: "uuid", datetime: "timestamp", float: "float"}
-DOCUMENT_TYPES = (Any, int, Decimal, list, dict, tuple, type(None), types.UnionType)
+DOCUMENT_TYPES = (Any, int, Decimal, list, dict, tuple, type(None), types.UnionType, Union, Literal, ...)
 """What a document may be made of, besides plain types, enums and frozen models."""
 ALLOWED = (
     "use int, bool, str, float, Decimal, UUID, datetime, an Enum or Literal of texts, "
     "a frozen model, list, tuple or dict, or one of these with | None"
 )
+WRITERS: tuple[Any, ...] = (PlainSerializer, WrapSerializer, Json)
+OWN_WRITING = "has a serializer; what is stored must be what the model holds"
 OPERATORS = {
     annotated_types.Ge: (">=", "ge"),
     annotated_types.Gt: (">", "gt"),
@@ -70,6 +72,7 @@ def read_column(name: str, field: FieldInfo) -> Column:
         raise UnfitField("has no default; every field needs one, workers fall back to it")
     _check_field(field)
     annotation, metadata, nullable = _unwrap(field.annotation, field.metadata)
+    _check_metadata(metadata)
     column = Column(name, "json", nullable, field.description or "", bounds=_bounds(metadata))
     return _typed(column, annotation, metadata)
 
@@ -224,9 +227,12 @@ def _check_part(part: Any) -> None:
     if isinstance(part, type) and issubclass(part, BaseModel):
         if not part.model_config.get("frozen"):
             raise UnfitField(f"nested model {part.__name__} must be frozen: ConfigDict(frozen=True)")
-        decorators = part.__pydantic_decorators__
-        if decorators.field_serializers or decorators.model_serializers or decorators.computed_fields:
-            raise UnfitField(f"nested model {part.__name__} has a serializer; what is stored must be what it holds")
+        try:
+            check_serializing(part)
+        except UnfitField as unfit:
+            raise UnfitField(f"nested model {part.__name__} {unfit}") from None
+        if part.__pydantic_decorators__.computed_fields:
+            raise UnfitField(f"nested model {part.__name__} has a computed field, which would be stored")
         for name, field in part.model_fields.items():
             try:
                 _check_field(field)
@@ -236,7 +242,7 @@ def _check_part(part: Any) -> None:
     origin = get_origin(part) or part
     if origin is dict and (keys := get_args(part)) and not _is_text(keys[0]):
         raise UnfitField(f"holds {part!r}, whose keys are no texts, as those of JSON are")
-    if not isinstance(origin, type) or origin in DOCUMENT_TYPES or origin in PLAIN or issubclass(origin, enum.Enum):
+    if origin in (*DOCUMENT_TYPES, *PLAIN) or (isinstance(origin, type) and issubclass(origin, enum.Enum)):
         return
     raise UnfitField(f"holds {part!r}, which a document cannot; use numbers, texts, lists, dicts and frozen models")
 
@@ -249,13 +255,24 @@ def _check_field(field: FieldInfo) -> None:
     _check_metadata(field.metadata)
 
 
+def check_serializing(model: type[BaseModel]) -> None:
+    """UnfitField for a model that writes other values than it reads."""
+    decorators = model.__pydantic_decorators__
+    configured = [name for name in model.model_config if name.startswith("ser_json")]
+    if decorators.field_serializers or decorators.model_serializers or configured:
+        raise UnfitField(OWN_WRITING)
+
+
 def _check_metadata(metadata: Iterable[Any]) -> None:
-    if any(isinstance(item, (PlainSerializer, WrapSerializer)) for item in metadata):
-        raise UnfitField("has a serializer; what is stored must be what the model holds")
+    if any(isinstance(item, WRITERS) for item in metadata):
+        raise UnfitField(OWN_WRITING)
 
 
-def _is_text(kind: Any) -> bool:
-    kind = options_of(kind)[0]
+def _is_text(annotation: Any) -> bool:
+    return all(map(_is_text_itself, options_of(annotation)))
+
+
+def _is_text_itself(kind: Any) -> bool:
     if get_origin(kind) is Literal:
         return all(isinstance(choice, str) for choice in get_args(kind))
     return kind is Any or (isinstance(kind, type) and issubclass(kind, str))

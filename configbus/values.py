@@ -91,7 +91,7 @@ def same(old: Any, new: Any) -> bool:
         return False
     match old:
         case BaseModel():
-            return same(dict(old), dict(new))
+            return same(old.__dict__, new.__dict__)
         case Mapping():
             return old.keys() == new.keys() and all(same(value, new[name]) for name, value in old.items())
         case list() | tuple():
@@ -203,7 +203,7 @@ def as_json(value: Any, path: str, depth: int = 0) -> Any:
                 raise InvalidValue([Problem(path, "the time has no zone")])
             return value.isoformat()
         case BaseModel():
-            return as_json(dict(value), path, depth + 1)
+            return as_json(value.__dict__, path, depth + 1)
         case Mapping() | list() | tuple() if len(value) > MEMBERS:
             raise InvalidValue([Problem(path, f"it has {len(value)} members, {MEMBERS} are allowed")])
         case Mapping():

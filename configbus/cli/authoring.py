@@ -178,9 +178,9 @@ def _read_assignments(assignments: Iterable[str], catalogue: Catalogue) -> dict[
     for assignment in assignments:
         path, equals, text = assignment.partition("=")
         if not equals:
-            raise typer.BadParameter(f"{assignment!r} has no value; write {path}=VALUE")
+            raise typer.BadParameter(f"{assignment!r} has no value; write it as PATH=VALUE")
         if path in changes:
-            raise typer.BadParameter(f"{path} is given twice")
+            raise typer.BadParameter(f"{path!r} is given twice")
         name, parts = split_path(path)
         domain = catalogue.locate(name)
         catalogue.require_field(domain, parts[0] if parts else "")

@@ -220,7 +220,7 @@ REFUSED: dict[str, tuple[list[str], int, list[str]]] = {
     "escapes given twice": (
         ["set", "sample.document.\x1b[31m=1", "sample.document.\x1b[31m=2"],
         2,
-        ["document.\\x1b[31m is given twice"],
+        ["document.\\x1b[31m' is given twice"],
     ),
     "escapes for an age": (["rollback", "trading", "--to", "\x1b[31m ago"], 3, ["\\x1b[31m ago"]),
     "escapes for a command": (["\x1b[31m"], 2, ["\\x1b[31m"]),

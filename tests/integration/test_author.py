@@ -131,7 +131,7 @@ def test_blocks_whose_values_are_in_force_already_are_not_in_the_release(psql: P
         {"sample.since": datetime(2026, 1, 31, 13, 0, 0, 123456, timezone(timedelta(hours=1)))},
         {"sample.document": CATALOGUE.domain("sample").model().model_dump()["document"]},
         {"sample.limits.venue.weight": "1.00"},
-        {"lane/a.venue.weight": Decimal("1")},
+        {"lane/a.venue.weight": Decimal(1)},
         {"lane/a.venue": {"host": "localhost", "weight": Decimal("1.00")}},
     ],
     ids=", ".join,
@@ -465,7 +465,7 @@ def test_a_committed_change_is_no_failure_while_redis_is_down(
     assert (release.revision, release.blocks) == (revision(psql), ("trading",))
 
 
-UNKNOWN = "UPDATE configbus.lane_config SET venue = jsonb_set(venue, '{port}', '80') WHERE status = 'active'"
+LEFT_NAME = "UPDATE configbus.lane_config SET venue = jsonb_set(venue, '{port}', '80') WHERE status = 'active'"
 
 
 @pytest.mark.parametrize("path", ["fast_bars", "venue.host"])
@@ -473,7 +473,7 @@ UNKNOWN = "UPDATE configbus.lane_config SET venue = jsonb_set(venue, '{port}', '
 def test_a_name_that_an_earlier_model_left_in_a_document_stays_and_is_in_nobodys_way(
     psql: Psql, author: Author, path: str
 ) -> None:
-    psql.execute(UNKNOWN)
+    psql.execute(LEFT_NAME)
     value: Any = 3 if path == "fast_bars" else "Bern"
     assert author.set({f"lane/a.{path}": value}).blocks == ("lane/a",)
     venue = {"host": "localhost", "weight": "1.0", "port": 80} | ({"host": value} if "host" in path else {})
@@ -498,7 +498,7 @@ def test_a_name_that_an_earlier_model_left_in_a_document_stays_and_is_in_nobodys
 def test_a_name_that_an_earlier_model_left_cannot_be_given_any_more(
     psql: Psql, author: Author, changes: dict[str, Any]
 ) -> None:
-    psql.execute(UNKNOWN)
+    psql.execute(LEFT_NAME)
     before = everything(psql)
     with pytest.raises(InvalidValue, match=r"lane/a\.venue\.port: "):
         author.set(changes)
@@ -507,9 +507,9 @@ def test_a_name_that_an_earlier_model_left_cannot_be_given_any_more(
 
 def test_a_statement_that_takes_too_long_is_unavailable_and_says_that_nothing_was_done(psql: Psql) -> None:
     psql.execute("SET statement_timeout = 1")
-    with pytest.raises(Unavailable, match="statement timeout: it took longer than it may, and nothing of it was done"):
-        with translated():
-            psql.execute("SELECT pg_sleep(5)")
+    told = "statement timeout: it took longer than it may, and nothing of it was done"
+    with pytest.raises(Unavailable, match=told), translated():
+        psql.execute("SELECT pg_sleep(5)")
 
 
 def test_after_a_refusal_the_same_author_goes_on(psql: Psql, author: Author) -> None:
