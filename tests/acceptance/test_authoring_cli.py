@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from authors import DOMAINS, author_of, contents, everything, revision_of
-from shell import Shell
+from shell import QuickShell, Shell
 
 from configbus.cli.instants import is_relative, read_moment, read_reference
 from configbus.cli.output import cell
@@ -30,8 +30,8 @@ CONTROL = "\x1b[31mred\x1b[0m\r\x07\x9b2J \u202eback\ttab"
 
 
 @pytest.fixture
-def shell(sample_database_url: str, tmp_path: Path) -> Shell:
-    return Shell(
+def shell(sample_database_url: str, tmp_path: Path) -> QuickShell:
+    return QuickShell(
         tmp_path,
         CONFIGBUS_DATABASE_URL=sample_database_url,
         CONFIGBUS_DOMAINS=",".join(DOMAINS),

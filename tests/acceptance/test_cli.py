@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import psycopg
 import pytest
 import redis
-from shell import PATIENCE, Shell, line_with
+from shell import PATIENCE, QuickShell, Shell, line_with
 from waiting import until
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def shell(database_url: str, redis_url: str, tmp_path: Path) -> Shell:
-    return Shell(tmp_path, CONFIGBUS_DATABASE_URL=database_url, CONFIGBUS_REDIS_URL=redis_url)
+    return QuickShell(tmp_path, CONFIGBUS_DATABASE_URL=database_url, CONFIGBUS_REDIS_URL=redis_url)
 
 
 @pytest.fixture
