@@ -22,6 +22,8 @@ from configbus.store.schema import migrate
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+Psql = psycopg.Connection[tuple[Any, ...]]
+
 TEMPLATE = "template_for_tests"
 
 
@@ -50,9 +52,22 @@ def tmp_path(server_directory: Path) -> Path:
 @pytest.fixture(scope="session")
 def postgres(server_directory: Path) -> Iterator[EmbeddedPostgres]:
     with EmbeddedPostgres(server_directory / "postgres", durable=False) as server:
-        _administer(server, sql.SQL("CREATE DATABASE {}").format(sql.Identifier(TEMPLATE)))
-        prepare_template(_url(server, TEMPLATE))
         yield server
+
+
+@pytest.fixture(scope="session")
+def administrator(postgres: EmbeddedPostgres) -> Iterator[Psql]:
+    """Makes and drops the databases of tests."""
+    with psycopg.connect(postgres.url, autocommit=True) as connection:
+        yield connection
+
+
+@pytest.fixture(scope="session")
+def template(postgres: EmbeddedPostgres, administrator: Psql) -> str:
+    """The name of a database that was migrated with the built-in catalogue."""
+    administrator.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(TEMPLATE)))
+    prepare_template(_url(postgres, TEMPLATE))
+    return TEMPLATE
 
 
 @pytest.fixture(scope="session")
@@ -62,34 +77,33 @@ def valkey(server_directory: Path) -> Iterator[EmbeddedValkey]:
 
 
 @pytest.fixture
-def database_url(postgres: EmbeddedPostgres) -> Iterator[str]:
-    yield from _database(postgres, TEMPLATE)
+def database_url(postgres: EmbeddedPostgres, administrator: Psql, template: str) -> Iterator[str]:
+    yield from _database(postgres, administrator, template)
 
 
 @pytest.fixture
-def empty_database_url(postgres: EmbeddedPostgres) -> Iterator[str]:
+def empty_database_url(postgres: EmbeddedPostgres, administrator: Psql) -> Iterator[str]:
     """A database that nothing was migrated in."""
-    yield from _database(postgres, "template1")
+    yield from _database(postgres, administrator, "template1")
 
 
 @pytest.fixture(scope="session")
-def sample_template(postgres: EmbeddedPostgres) -> str:
-    name = f"{TEMPLATE}_with_samples"
-    _administer(
-        postgres, sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(TEMPLATE))
-    )
+def sample_template(postgres: EmbeddedPostgres, administrator: Psql, template: str) -> str:
+    name = f"{template}_with_samples"
+    copy = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
+    administrator.execute(copy)
     prepare_template(_url(postgres, name), "configbus.domains", "sample_domains")
     return name
 
 
 @pytest.fixture
-def sample_database_url(postgres: EmbeddedPostgres, sample_template: str) -> Iterator[str]:
+def sample_database_url(postgres: EmbeddedPostgres, administrator: Psql, sample_template: str) -> Iterator[str]:
     """A database with the domains of `sample_domains` beside the built-in ones."""
-    yield from _database(postgres, sample_template)
+    yield from _database(postgres, administrator, sample_template)
 
 
 @pytest.fixture
-def psql(sample_database_url: str) -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+def psql(sample_database_url: str) -> Iterator[Psql]:
     """An operator at the database itself; every statement outside `transaction()` is one of its own."""
     with psycopg.connect(sample_database_url, autocommit=True) as connection:
         yield connection
@@ -102,17 +116,12 @@ def redis_url(valkey: EmbeddedValkey) -> str:
     return valkey.url
 
 
-def _database(server: EmbeddedPostgres, template: str) -> Iterator[str]:
+def _database(server: EmbeddedPostgres, administrator: Psql, template: str) -> Iterator[str]:
     name = sql.Identifier(database := f"test_{secrets.token_hex(6)}")
-    _administer(server, sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(name, sql.Identifier(template)))
+    administrator.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(name, sql.Identifier(template)))
     yield _url(server, database)
-    _administer(server, sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
+    administrator.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(name))
 
 
 def _url(server: EmbeddedPostgres, database: str) -> str:
     return f"{server.url.rpartition('/')[0]}/{database}"
-
-
-def _administer(server: EmbeddedPostgres, statement: sql.Composed) -> None:
-    with psycopg.connect(server.url, autocommit=True) as connection:
-        connection.execute(statement)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 import psycopg
 import pytest
 import redis
+from shell import QuickShell
 from strategy_platform.domains import (
     Api,
     Database,
@@ -136,6 +137,12 @@ class Platform:
         assert "Traceback" not in done.stderr
         return done.stdout
 
+    def configbus(self, command: str, environment: str = "development", *, status: int = 0) -> str:
+        """What `configbus` says on stdout, without a process of its own."""
+        done = QuickShell(ROOT, **self.environ | {"CONFIGBUS_ENVIRONMENT": environment})(*command.split())
+        assert done.returncode == status, done.stderr
+        return done.stdout
+
     def start(self, *arguments: str) -> Worker:
         process = subprocess.Popen(
             [sys.executable, "-m", *arguments],
@@ -151,7 +158,7 @@ class Platform:
         return self.start("strategy_platform.worker", key)
 
     def migrate(self, environment: str = "development") -> None:
-        self.shell(".venv/bin/configbus migrate", environment)
+        self.configbus("migrate", environment)
 
     def first_values(self, environment: str = "development") -> list[str]:
         return self.shell(".venv/bin/python -m strategy_platform.first_values", environment).splitlines()
@@ -325,7 +332,7 @@ def test_production_has_a_system_of_its_own_and_no_secret(platform: Platform, re
             performance=Performance(max_latency_ms=50, throughput_target=5000, memory_limit_mb=8192),
         )
         assert bus.block(RiskConfig) == RiskConfig()
-    assert platform.shell(".venv/bin/configbus get system.deployment") == "development\n"
+    assert platform.configbus("get system.deployment") == "development\n"
 
     assert rows(platform, "SELECT to_regnamespace('configbus')") == [(None,)]
     with redis.Redis.from_url(redis_url, decode_responses=True) as client:
@@ -339,11 +346,11 @@ def test_production_has_a_system_of_its_own_and_no_secret(platform: Platform, re
 def test_first_values_bring_back_nothing_that_somebody_took_away(platform: Platform) -> None:
     platform.migrate("production")
     platform.first_values("production")
-    platform.shell(".venv/bin/configbus set system.debug=true", "production")
-    platform.shell(".venv/bin/configbus retire strategy/mean_reversion", "production")
+    platform.configbus("set system.debug=true", "production")
+    platform.configbus("retire strategy/mean_reversion", "production")
     assert "strategy/mean_reversion: is there already" in platform.first_values("production")
-    assert platform.shell(".venv/bin/configbus get system.debug", "production") == "true\n"
-    platform.shell(".venv/bin/configbus get strategy/mean_reversion", "production", status=4)
+    assert platform.configbus("get system.debug", "production") == "true\n"
+    platform.configbus("get strategy/mean_reversion", "production", status=4)
 
 
 @pytest.mark.timeout(120)
@@ -394,12 +401,12 @@ def test_what_the_readme_shows_happens(platform: Platform) -> None:
 
 def test_a_worker_waits_for_a_strategy_that_is_not_there_yet(platform: Platform) -> None:
     platform.migrate()
-    platform.shell(".venv/bin/configbus set risk.circuit_breakers.timeout_period=301")
+    platform.configbus("set risk.circuit_breakers.timeout_period=301")
     worker = platform.worker("market_maker")
     assert worker.says("revision 2") == "revision 2: strategy/market_maker is not there"
     platform.first_values()
     worker.says("revision 3: strategy/market_maker holds title Market Maker")
-    platform.shell(".venv/bin/configbus set risk.exchange_limits.phemex.max_open_orders=16")
+    platform.configbus("set risk.exchange_limits.phemex.max_open_orders=16")
     worker.says("revision 6: risk.exchange_limits.phemex.max_open_orders 15 -> 16")
     assert worker.end(signal.SIGINT) == 0
 
