@@ -10,8 +10,6 @@ Every call is one transaction: it is done as a whole or not at all.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -28,7 +26,7 @@ from configbus.rollback import roll_back
 from configbus.store import versions
 from configbus.store.connect import is_retriable, translated
 from configbus.store.history import content_before, revision_at
-from configbus.store.idempotency import conclude_call, earlier_call
+from configbus.store.idempotency import conclude_call, digest_of_call, earlier_call
 from configbus.store.releases import newest_head, own_release
 from configbus.store.versions import NewRow
 from configbus.values import as_value, default_texts, put_texts, same, valid_content, with_values
@@ -52,7 +50,6 @@ PUBLISH_SECONDS = 0.5
 """Longest wait for one answer of Redis after a commit; the relay does what could not be done in it."""
 ATTEMPTS = 4
 LONGEST_NAME = 100
-LONGEST_KEY = 200
 
 T = TypeVar("T")
 
@@ -329,7 +326,7 @@ class Author(Reader):
     ) -> Release:
         """Run the writes in a transaction, publish what it released, and ring the bell for the relay."""
         _check_text("reason", reason or "")
-        digest = _request_digest(request, reason, key) if key is not None else ""
+        digest = digest_of_call(request, reason, key) if key is not None else ""
         with translated(), self._engine.connect() as connection:
             for _ in range(ATTEMPTS):
                 try:
@@ -375,25 +372,6 @@ class Author(Reader):
                 text("SELECT pg_notify(:channel, :environment)"),
                 {"channel": self._place.schema, "environment": self._place.environment},
             )
-
-
-def _request_digest(request: list[Any], reason: str | None, key: str) -> str:
-    """What tells one call from another that has the same idempotency key."""
-    if not isinstance(key, str) or not 1 <= len(key) <= LONGEST_KEY or not key.isprintable():
-        raise InvalidValue([Problem("idempotency_key", f"must be 1 to {LONGEST_KEY} printable characters")])
-    call = [request, reason or ""]
-    try:
-        told = _told(call)
-    except (ValueError, RecursionError):
-        return ""  # no call with such values is ever done
-    return hashlib.sha256(told.encode(errors="backslashreplace")).hexdigest()
-
-
-def _told(call: list[Any]) -> str:
-    try:
-        return json.dumps(call, sort_keys=True, default=str)
-    except TypeError:  # names of several types within a document have no order
-        return repr(call)
 
 
 def _check_text(what: str, text: str) -> None:

@@ -5,15 +5,18 @@ The record is written before anything else, so that the same call at the same ti
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
 
-from configbus.errors import Conflict
+from configbus.errors import Conflict, InvalidValue, Problem
 from configbus.store.connect import Place, sql
 from configbus.wire import Release
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
+LONGEST_KEY = 200
 RECORD = """
     INSERT INTO {schema}.idempotency (environment, key, request, called_by)
     VALUES (:environment, :key, :request, :actor) ON CONFLICT DO NOTHING"""
@@ -26,6 +29,24 @@ FOUND = """
 CONCLUDE = """
     UPDATE {schema}.idempotency SET revision = :revision, epoch = :epoch, released = :released
     WHERE environment = :environment AND key = :key"""
+
+
+def digest_of_call(request: list[Any], reason: str | None, key: str) -> str:
+    """What tells one call from another that has the same key. Raises InvalidValue for what cannot be a key."""
+    if not isinstance(key, str) or not 1 <= len(key) <= LONGEST_KEY or not key.isprintable():
+        raise InvalidValue([Problem("idempotency_key", f"must be 1 to {LONGEST_KEY} printable characters")])
+    try:
+        told = _told([request, reason or ""])
+    except (ValueError, RecursionError):
+        return ""  # no call with such values is ever done
+    return hashlib.sha256(told.encode(errors="backslashreplace")).hexdigest()
+
+
+def _told(call: list[Any]) -> str:
+    try:
+        return json.dumps(call, sort_keys=True, default=str)
+    except TypeError:  # names of several types within a document have no order
+        return repr(call)
 
 
 def earlier_call(connection: Connection, place: Place, key: str, request: str, actor: str) -> Release | None:
