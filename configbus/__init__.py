@@ -11,10 +11,11 @@ if TYPE_CHECKING:
     from configbus.block import Block
     from configbus.change import Change
     from configbus.client import ConfigBus
+    from configbus.shared import bus
     from configbus.snapshot import Snapshot, State
     from configbus.wire import Release
 
-__all__ = ["AsyncConfigBus", "Block", "Change", "ConfigBus", "ConfigBusError", "Release", "Snapshot", "State"]
+__all__ = ["AsyncConfigBus", "Block", "Change", "ConfigBus", "ConfigBusError", "Release", "Snapshot", "State", "bus"]
 
 _HOMES = {
     "AsyncConfigBus": "aio",
@@ -24,6 +25,7 @@ _HOMES = {
     "Release": "wire",
     "Snapshot": "snapshot",
     "State": "snapshot",
+    "bus": "shared",
 }
 
 

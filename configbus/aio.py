@@ -186,6 +186,11 @@ class AsyncConfigBus(Reads):
         if fault is not None:
             raise Unavailable("Redis", fault)
 
+    @property
+    def closed(self) -> bool:
+        """Whether the bus was closed: it still serves its last values, but follows nothing any more."""
+        return self._closed
+
     async def close(self) -> None:
         """Follow no more; reads go on serving the last values. May be called twice, and from a callback.
 

@@ -184,6 +184,11 @@ class ConfigBus(Reads):
         if fault is not None:
             raise Unavailable("Redis", fault)
 
+    @property
+    def closed(self) -> bool:
+        """Whether the bus was closed: it still serves its last values, but follows nothing any more."""
+        return self._closing.is_set()
+
     def close(self) -> None:
         """Follow no more; reads go on serving the last values. May be called twice, and from a callback."""
         with self._changed:
