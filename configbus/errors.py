@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from configbus.hints import hint
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -90,7 +92,7 @@ class Unavailable(ConfigBusError):
     """A server did not answer; `server` is `Postgres` or `Redis`."""
 
     def __init__(self, server: str, message: str) -> None:
-        super().__init__(f"{server} is not available: {message}")
+        super().__init__(f"{server} is not available: {message.rstrip('.')}.{hint(server, message)}")
         self.server = server
 
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 PREFIX = "CONFIGBUS_"
 ENVIRONMENT_RULE = "but must be 1 to 63 of a-z, 0-9 and -, beginning with a letter"
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+PASSWORD = re.compile(r"(://[^:@]*:).*@")
+SECRET = re.compile(r"([?&;][^=&]*(?:password|secret|token)[^=&]*=)[^&#]*", re.IGNORECASE)
 SCHEMA = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}", re.ASCII)
 LONGEST_ACTOR = 200
 FORMATS = ("console", "json")
@@ -69,6 +71,43 @@ def load_settings(environ: Mapping[str, str] | None = None, **given: Any) -> Set
     settings = Settings(**values)
     _check(settings)
     return settings
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What holds for one setting, fit to be shown, and where it came from."""
+
+    variable: str
+    value: str
+    source: str
+
+
+def origins(settings: Settings, environ: Mapping[str, str], given: Mapping[str, Any]) -> list[Origin]:
+    """Every setting with its source: an option, a variable, a file, or the default. Passwords are masked."""
+    found = []
+    for field in fields(Settings):
+        value, variable = getattr(settings, field.name), PREFIX + field.name.upper()
+        shown = masked(",".join(value) if isinstance(value, tuple) else str(value or ""))
+        found.append(Origin(variable, shown, _source(field.name, environ, given)))
+    return found
+
+
+def masked(url: str) -> str:
+    """The text with any password of a URL in it made unreadable."""
+    return SECRET.sub(r"\1***", PASSWORD.sub(r"\1***@", url))
+
+
+def _source(name: str, environ: Mapping[str, str], given: Mapping[str, Any]) -> str:
+    variable = PREFIX + name.upper()
+    if given.get(name) is not None:
+        return "option"
+    if environ.get(variable):
+        return "variable"
+    if environ.get(variable + "_FILE"):
+        return f"file {environ[variable + '_FILE']}"
+    if name == "environment" and environ.get("ENVIRONMENT"):
+        return "variable ENVIRONMENT"
+    return "default"
 
 
 def _read(source: Mapping[str, str], name: str) -> Any:

@@ -2,7 +2,7 @@
 
 import typer
 
-from configbus.cli import authoring, demo, migrating, reading, running, up
+from configbus.cli import authoring, demo, migrating, reading, running, settings, up
 
 app = typer.Typer(
     name="configbus",
@@ -33,5 +33,6 @@ for command in (
     reading.audit,
     running.watch,
     running.status,
+    settings.settings,
 ):
     app.command(command.__name__.rstrip("_"))(command)
