@@ -211,6 +211,9 @@ class AsyncConfigBus(Reads):
         self._answer_refreshers(self._tickets, "the bus was closed")
         if others:
             await asyncio.wait(others, timeout=2 * ANSWER_SECONDS)
+        await self._hang_up()
+
+    async def _hang_up(self) -> None:
         await self._drop_reading()
         await self._push.close()
         await self._poll.close()
@@ -257,17 +260,24 @@ class AsyncConfigBus(Reads):
         turned.set_result(None)
 
     async def _follow(self) -> None:
+        """Until the bus is closed, or its event loop ends and cancels every task."""
+        try:
+            while not self._closed:
+                try:
+                    await self._drive()
+                except Exception:
+                    log.exception("follower_failed", environment=self._environment)
+                    await asyncio.sleep(RESTART_SECONDS)
+        finally:
+            await self._hang_up()
+
+    async def _drive(self) -> None:
+        self._follower.now = now()
+        steps = self._follower.run()
+        command = next(steps)
         while not self._closed:
-            try:
-                self._follower.now = now()
-                steps = self._follower.run()
-                command = next(steps)
-                while not self._closed:
-                    event = await self._perform(command)
-                    command = steps.send((event, now()))
-            except Exception:
-                log.exception("follower_failed", environment=self._environment)
-                await asyncio.sleep(RESTART_SECONDS)
+            event = await self._perform(command)
+            command = steps.send((event, now()))
 
     async def _perform(self, command: protocol.Command) -> protocol.Event:
         match command:

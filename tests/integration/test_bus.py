@@ -6,7 +6,7 @@ import asyncio
 import socket
 import threading
 import traceback
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -16,6 +16,7 @@ import pytest
 import redis
 from buses import PATIENCE, Driven, connected_bus
 from relays import running_relay
+from waiting import until
 
 from configbus import AsyncConfigBus, Change, State
 from configbus.domains import RiskConfig, TradingConfig
@@ -400,22 +401,27 @@ def test_a_coroutine_function_is_refused_by_the_bus_of_threads(worker: dict[str,
 
 
 @pytest.mark.usefixtures("relay")
-def test_opening_and_closing_leaves_no_thread_and_no_descriptor(driver: str, worker: dict[str, Any]) -> None:
-    def descriptors() -> int:
-        return len(list(Path("/proc/self/fd").iterdir()))
+@pytest.mark.parametrize(
+    ("changed", "cycles"), [({}, 200), ({"redis_url": "redis://127.0.0.1:1/0", "start_timeout": 0.05}, 50)]
+)
+def test_buses_opened_and_closed_leave_no_thread_and_no_descriptor(
+    driver: str, worker: dict[str, Any], changed: dict[str, Any], cycles: int
+) -> None:
+    def left() -> tuple[int, int]:
+        return threading.active_count(), len(list(Path("/proc/self/fd").iterdir()))
 
-    with connected_bus(driver, **worker, require="live") as bus:
-        bus.on_change("*", lambda _change: None)
-    before = (threading.active_count(), descriptors())
-    for _ in range(10):
-        with connected_bus(driver, **worker) as bus:
+    def open_and_close(**options: Any) -> None:
+        with suppress(NotReady), connected_bus(driver, **options) as bus:
             bus.on_change("*", lambda _change: None)
-    for _ in range(100):
-        if threading.active_count() <= before[0]:
-            break
-        threading.Event().wait(0.02)
-    assert threading.active_count() <= before[0]
-    assert descriptors() <= before[1]
+
+    open_and_close(**worker, require="live")
+    before = left()
+    for _ in range(cycles):
+        open_and_close(**worker | changed)
+    until(lambda: left() <= before)
+    threads, descriptors = left()
+    assert threads <= before[0]
+    assert descriptors <= before[1]
 
 
 class Silent:
