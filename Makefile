@@ -1,12 +1,12 @@
 PYTHON ?= python3
 INSTALLED := .venv/.installed
 
-.PHONY: help demo test up check
+.PHONY: help demo test test-lowest up check
 
 help:
 	@echo 'make demo    the main job on embedded servers, shown and ended'
 	@echo 'make up      the servers and the relay in the foreground, until Ctrl-C'
-	@echo 'make test    the whole test suite'
+	@echo 'make test    the whole test suite; make test-lowest: with the lowest versions allowed'
 	@echo 'make check   lint, format, types, import layers'
 	@echo 'Each sets up .venv by itself. Another Python: make PYTHON=python3.12 ...'
 
@@ -18,6 +18,9 @@ up: $(INSTALLED)
 
 test: $(INSTALLED)
 	@.venv/bin/pytest -n 3
+
+test-lowest: .venv-lowest/.installed
+	@.venv-lowest/bin/pytest -n 3
 
 check: $(INSTALLED)
 	@.venv/bin/ruff check
@@ -33,4 +36,10 @@ $(INSTALLED): pyproject.toml constraints.txt
 	    $(PYTHON) -m venv .venv; }
 	@echo 'Installing into .venv; this is done once.' >&2
 	@.venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+.venv-lowest/.installed: pyproject.toml constraints-lowest.txt
+	@$(PYTHON) -m venv .venv-lowest
+	@echo 'Installing the lowest versions into .venv-lowest; this is done once.' >&2
+	@.venv-lowest/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt -e '.[dev]'
 	@touch $@
