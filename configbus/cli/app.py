@@ -2,7 +2,7 @@
 
 import typer
 
-from configbus.cli import authoring, demo, migrating, reading, running, settings, up
+from configbus.cli import authoring, demo, health, migrating, reading, running, settings, up
 
 app = typer.Typer(
     name="configbus",
@@ -33,6 +33,7 @@ for command in (
     reading.audit,
     running.watch,
     running.status,
+    health.health,
     settings.settings,
 ):
     app.command(command.__name__.rstrip("_"))(command)

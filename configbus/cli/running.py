@@ -11,15 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from configbus.cli import DIFFERENT, EXIT_STATUS
+from configbus.cli import DIFFERENT, EXIT_STATUS, standing
 from configbus.cli.options import DatabaseUrl, Environment, Json, RedisUrl, settings_of
-from configbus.errors import ConfigBusError, Unavailable
+from configbus.errors import Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from configbus.change import Change
-    from configbus.settings import Settings
 
 SHUTDOWN_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -87,56 +86,18 @@ def status(
     settings = settings_of(database_url=database_url, redis_url=redis_url, environment=environment)
     found: dict[str, Any] = {
         "environment": settings.environment,
-        "postgres": _postgres(settings),
-        "redis": _redis(settings),
+        "postgres": standing.of_postgres(settings),
+        "redis": standing.of_redis(settings),
     }
-    in_step = all(
-        found["postgres"].get(key) == found["redis"].get(key) is not None for key in ("epoch", "revision", "state")
-    )
     revisions = [found[server].get("revision") for server in ("postgres", "redis")]
     found["lag"] = revisions[0] - revisions[1] if None not in revisions else None
-    found["in_step"] = in_step
+    found["in_step"] = standing.in_step(found["postgres"], found["redis"])
     typer.echo(json.dumps(found) if as_json else _status_text(found))
     faults = [found[server]["error"] for server in ("postgres", "redis") if "error" in found[server]]
     if faults:
         raise typer.Exit(EXIT_STATUS[Unavailable])
-    if not in_step:
+    if not found["in_step"]:
         raise typer.Exit(DIFFERENT)
-
-
-def _postgres(settings: Settings) -> dict[str, Any]:
-    from configbus.store.connect import Place, connected
-    from configbus.store.releases import newest_head
-
-    try:
-        with connected(settings.require("database_url")) as connection:
-            head = newest_head(connection, Place(settings.schema, settings.environment))
-    except Unavailable as error:
-        return {"error": str(error)}
-    return {"epoch": head.epoch, "revision": head.revision, "state": head.state, "bus": head.bus, "system": head.system}
-
-
-def _redis(settings: Settings) -> dict[str, Any]:
-    from configbus.link import Link, looking_commands, reading_of
-    from configbus.wire import Keys, Malformed, read_head, read_stamp
-
-    link = Link(settings.require("redis_url"))
-    try:
-        replies = link.call(*looking_commands(Keys(settings.namespace, settings.environment)))
-        reading = reading_of(replies, ())
-        if not reading.head:
-            return {"missing": "there is no head: nothing was published yet, or Redis was emptied"}
-        head = read_head(reading.head)
-    except Malformed as error:
-        return {"damaged": str(error)}
-    except ConfigBusError as error:
-        return {"error": str(error)}
-    finally:
-        link.close()
-    stamp = read_stamp(reading.head)
-    age = (reading.time - stamp) / 1_000_000 if stamp is not None else None
-    facts = {"epoch": head.epoch, "revision": head.revision, "state": head.state, "bus": head.bus}
-    return facts | {"age": age, "published_at": reading.head.get("published_at")}
 
 
 def _status_text(found: dict[str, Any]) -> str:
