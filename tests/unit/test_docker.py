@@ -120,7 +120,7 @@ def test_the_secrets_made_as_the_comment_says_are_those_that_servers_and_setting
         settings = load_settings(variables)
         user, database = postgres["POSTGRES_USER"], postgres["POSTGRES_DB"]
         assert settings.database_url == f"postgresql://{user}:{passwords['postgres']}@postgres:5432/{database}"
-        assert settings.redis_url == f"redis://:{passwords['redis']}@redis:6379/0"
+        assert settings.redis_url == f"redis://default:{passwords['redis']}@redis:6379/0"
         assert (settings.environment, settings.log_format) == ("production", "json")
 
 
