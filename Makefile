@@ -17,10 +17,10 @@ up: $(INSTALLED)
 	@.venv/bin/configbus up
 
 test: $(INSTALLED)
-	@.venv/bin/pytest -n 3
+	@.venv/bin/pytest -n 4
 
 test-lowest: .venv-lowest/.installed
-	@.venv-lowest/bin/pytest -n 3
+	@.venv-lowest/bin/pytest -n 4
 
 check: $(INSTALLED)
 	@.venv/bin/ruff check
