@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
+from configbus.difference import same
 from configbus.errors import ConfigBusError, Conflict, InvalidValue, Problem, Superseded
 from configbus.link import Link
 from configbus.log import log
@@ -29,7 +30,7 @@ from configbus.store.history import content_before, revision_at
 from configbus.store.idempotency import conclude_call, digest_of_call, earlier_call
 from configbus.store.releases import newest_head, own_release
 from configbus.store.versions import NewRow
-from configbus.values import as_value, default_texts, put_texts, same, valid_content, with_values
+from configbus.values import as_value, default_texts, put_texts, valid_content, with_values
 from configbus.wire import Keys, Release
 
 if TYPE_CHECKING:
@@ -311,15 +312,13 @@ class Author(Reader):
     def _transact(self, write: Callable[[Connection], T]) -> T:
         """Run writes that release nothing in a transaction of their own."""
         with translated(), self._engine.connect() as connection:
-            for _ in range(ATTEMPTS):
-                try:
-                    with connection.begin():
-                        versions.begin_authoring(connection, self._settings.actor, None, publishes=False)
-                        return write(connection)
-                except DBAPIError as error:
-                    if not is_retriable(error):
-                        raise
-        raise Conflict("the transaction met deadlocks again and again; try later")
+
+            def commit() -> T:
+                with connection.begin():
+                    versions.begin_authoring(connection, self._settings.actor, None, publishes=False)
+                    return write(connection)
+
+            return _retried(commit)
 
     def _release(
         self, write: Callable[[Connection], None], request: list[Any], reason: str | None, key: str | None
@@ -328,17 +327,10 @@ class Author(Reader):
         _check_text("reason", reason or "")
         digest = digest_of_call(request, reason, key) if key is not None else ""
         with translated(), self._engine.connect() as connection:
-            for _ in range(ATTEMPTS):
-                try:
-                    release, at = self._commit(connection, write, reason, key, digest)
-                except DBAPIError as error:
-                    if is_retriable(error):
-                        continue
-                    raise
-                if release is not None and self._publisher is not None:
-                    self._publish(connection, self._publisher, release)
-                return at
-        raise Conflict("the transaction met deadlocks again and again; try later")
+            release, at = _retried(lambda: self._commit(connection, write, reason, key, digest))
+            if release is not None and self._publisher is not None:
+                self._publish(connection, self._publisher, release)
+            return at
 
     def _commit(
         self,
@@ -372,6 +364,17 @@ class Author(Reader):
                 text("SELECT pg_notify(:channel, :environment)"),
                 {"channel": self._place.schema, "environment": self._place.environment},
             )
+
+
+def _retried(commit: Callable[[], T]) -> T:
+    """What a transaction brings, tried again where another one was in its way. Raises Conflict when it always is."""
+    for _ in range(ATTEMPTS):
+        try:
+            return commit()
+        except DBAPIError as error:
+            if not is_retriable(error):
+                raise
+    raise Conflict("the transaction met deadlocks again and again; try later")
 
 
 def _check_text(what: str, text: str) -> None:

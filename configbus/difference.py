@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import BaseModel
+
 Differences = dict[str, tuple[Any, Any]]
 """Path below the block's name, such as `parameters.size`, to old and new value; None for what is not there.
 Names that hold dots stand in quotes.
@@ -24,15 +26,20 @@ def _walk(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str) -> list[t
         path = prefix + (json.dumps(name) if "." in name or '"' in name else name)
         if isinstance(was, Mapping) and isinstance(now, Mapping):
             found += _walk(was, now, f"{path}.")
-        elif (name in old) != (name in new) or not _same(was, now):
+        elif (name in old) != (name in new) or not same(was, now):
             found.append((path, (was, now)))
     return found
 
 
-def _same(old: Any, new: Any) -> bool:
-    """Equal and of one type: 1, 1.0 and true are three things."""
-    if isinstance(old, list) and isinstance(new, list):
-        return len(old) == len(new) and all(map(_same, old, new))
-    if isinstance(old, Mapping) and isinstance(new, Mapping):
-        return old.keys() == new.keys() and all(_same(old[name], new[name]) for name in old)
-    return type(old) is type(new) and bool(old == new)
+def same(old: Any, new: Any) -> bool:
+    """Whether two values are equal and of one type, at any depth: 1 and true are not."""
+    if type(old) is not type(new):
+        return False
+    match old:
+        case BaseModel():
+            return same(old.__dict__, new.__dict__)
+        case Mapping():
+            return old.keys() == new.keys() and all(same(value, new[name]) for name, value in old.items())
+        case list() | tuple():
+            return len(old) == len(new) and all(map(same, old, new))
+    return bool(old == new)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 ENVIRONMENT = re.compile(r"[a-z][a-z0-9-]{0,62}", re.ASCII)
 IDENTIFIER = re.compile(r"[a-z][a-z0-9_]{0,39}", re.ASCII)
+REVISION = re.compile(r"[0-9]{1,15}", re.ASCII)
 KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}", re.ASCII)
 
 LIFECYCLE_COLUMNS = (

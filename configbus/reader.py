@@ -6,7 +6,6 @@ with Reader.connect() as reader:
 
 from __future__ import annotations
 
-import re
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -15,7 +14,7 @@ from sqlalchemy import text
 from configbus.catalogue import Catalogue, load_catalogue
 from configbus.difference import Differences, differences
 from configbus.errors import InvalidValue, Problem, UnknownVersion
-from configbus.names import split_block
+from configbus.names import REVISION, split_block
 from configbus.settings import Settings, load_settings
 from configbus.store import history, versions
 from configbus.store.connect import Place, make_engine, translated
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
 
 ENTRIES = 20
 """How many of the newest entries are given where no number is asked for."""
-
-REVISION = re.compile(r"[0-9]{1,15}", re.ASCII)
 
 T = TypeVar("T")
 

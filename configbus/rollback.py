@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from configbus.block import problems
+from configbus.difference import same
 from configbus.errors import Conflict, InvalidValue, Problem, UnknownBlock
 from configbus.log import log
 from configbus.names import near, split_block
 from configbus.store.history import changed_since, ever_released, released_of
 from configbus.store.versions import LOCK_ATTEMPTS, FormerRows, NewRow, former_rows, lock_active, replace_active
-from configbus.values import default_texts, same, valid_content
+from configbus.values import default_texts, valid_content
 from configbus.wire import entry_text
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from configbus.store.connect import Place
     from configbus.store.history import Content
     from configbus.store.versions import VersionRow
-
 
 LONGEST_TITLE = 70
 
@@ -52,8 +52,8 @@ def roll_back(
 
     A keyed block that did not exist then is retired; a singleton that did not is left, and a warning logged.
     Fields that were added since keep their values; those that the model has no more are left out, with a
-    warning. Raises InvalidValue with everything that today's bounds
-    refuse, UnknownBlock for names that no release holds and for blocks whose domain is not in the catalogue.
+    warning. Raises InvalidValue with everything that today's bounds refuse, UnknownBlock for names that no
+    release holds and for blocks whose domain is not in the catalogue.
     """
     if names is not None:
         _check_names(connection, place, catalogue, names)

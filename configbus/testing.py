@@ -27,12 +27,13 @@ from configbus.aio import AsyncConfigBus
 from configbus.catalogue import load_catalogue
 from configbus.change import Change, Pending, changes_between, read_target
 from configbus.client import ConfigBus
+from configbus.difference import same
 from configbus.errors import Closed, Conflict, InvalidValue, NotInTime, Problem
 from configbus.names import split_path
 from configbus.reads import Offered, Reads, check_callback, offer_changes, reached
 from configbus.settings import load_settings
 from configbus.snapshot import Adopted, Snapshot, State
-from configbus.values import default_texts, same, texts_of
+from configbus.values import default_texts, texts_of
 from configbus.values import with_values as block_with
 from configbus.wire import Mark, Position, Release
 

@@ -85,20 +85,6 @@ def _was_stored(fault: ErrorDetails, paths: Iterable[list[str]]) -> bool:
     )
 
 
-def same(old: Any, new: Any) -> bool:
-    """Whether two values are equal and of one type, at any depth: 1 and true are not."""
-    if type(old) is not type(new):
-        return False
-    match old:
-        case BaseModel():
-            return same(old.__dict__, new.__dict__)
-        case Mapping():
-            return old.keys() == new.keys() and all(same(value, new[name]) for name, value in old.items())
-        case list() | tuple():
-            return len(old) == len(new) and all(map(same, old, new))
-    return bool(old == new)
-
-
 def _overlaps(name: str, paths: Iterable[list[str]]) -> list[Problem]:
     """Paths of which one lies within the other: which of them is meant to hold is not said."""
     ordered = sorted(paths)

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from configbus.errors import InvalidValue, Problem
+from configbus.names import REVISION
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 RELATIVE = re.compile(r"((?:[0-9]{1,9}\s*[smhdw]\s*)+)ago", re.ASCII)
 PART = re.compile(r"([0-9]+)\s*([smhdw])", re.ASCII)
-REVISION = re.compile(r"[0-9]{1,15}", re.ASCII)
 
 
 def is_relative(text: str) -> bool:
