@@ -1,59 +1,40 @@
-"""`configbus demo`: the main job on servers of its own, shown step by step, ended by itself."""
+"""`configbus demo`: a tour of what configbus does, by real commands on servers of its own, ended by itself."""
 
 from __future__ import annotations
 
 import json
-import os
+import shlex
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
-from threading import Thread
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import redis
 import typer
 
+from configbus.cli import EXIT_STATUS
+from configbus.cli.demo_workers import PATIENCE_SECONDS, SHOWN, DemoFailed, Workers, variables
 from configbus.cli.migrating import prepare
 from configbus.cli.options import settings_of
-from configbus.cli.up import exports
-from configbus.errors import ConfigBusError, InvalidValue
+from configbus.cli.output import cell
+from configbus.errors import InvalidValue
+from configbus.wire import Keys, Position, read_value
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
     from configbus.author import Author
     from configbus.settings import Settings
 
-WORKERS = {"worker-1": "thread", "worker-2": "thread", "worker-3": "asyncio", "worker-4": "asyncio"}
-SHOWN = ("trading.score_threshold", "risk.max_drawdown_pct")
-PATIENCE_SECONDS = 10.0
+DRIVERS = {"worker-1": "thread", "worker-2": "thread", "worker-3": "asyncio", "worker-4": "asyncio"}
+STRATEGY = "strategy/grid"
 SQL_EDIT = "UPDATE configbus.trading_config SET score_threshold = 0.75 WHERE status = 'active' AND environment = 'demo'"
 
 
-class DemoFailed(ConfigBusError):
-    """A worker did not end where Postgres is."""
-
-
-@dataclass
-class _Worker:
-    """A worker process, and the newest line it printed."""
-
-    name: str
-    kind: str
-    told: dict[str, Any] = field(default_factory=dict)
-
-    def read(self, lines: Iterable[str]) -> None:
-        """Take in what the worker prints until it ends."""
-        for line in lines:
-            self.told = json.loads(line)
-
-
 def demo() -> None:
-    """Embedded servers, a relay, four workers; every change is seen by all of them. Exit status 0 if so."""
+    """Show everything in a minute: embedded servers, a relay, workers. Exit status 0 if all of it came true."""
     from configbus.author import Author
     from configbus.embedded import EmbeddedPostgres, EmbeddedValkey
 
@@ -68,157 +49,150 @@ def demo() -> None:
                 environment="demo",
                 namespace="configbus",
                 schema="configbus",
-                domains="configbus.domains",
-                actor="demo",
+                domains="configbus.domains,configbus.cli.demo_domain",
+                actor="ana",
                 log_level="ERROR",
             )
             prepare(settings)
-            with _processes(settings) as workers, Author(settings) as author:
-                _tour(settings, author, workers)
+            with Workers(settings) as workers, Author(settings) as author:
+                for name, driver in DRIVERS.items():
+                    workers.add(name, driver)
+                _Tour(settings, author, workers).go()
 
 
-def _tour(settings: Settings, author: Author, workers: list[_Worker]) -> None:
-    _all_at(workers, 1, "the start: what `migrate` made, the defaults of the models", None)
+class _Tour:
+    """The steps; after each of them every worker must stand where Postgres stands."""
 
-    typer.echo("\n$ configbus set trading.score_threshold=0.8 --reason volatility")
-    release = author.set({"trading.score_threshold": "0.8"}, reason="volatility")
-    _all_at(workers, release.revision, "an activation", settings)
+    def __init__(self, settings: Settings, author: Author, workers: Workers) -> None:
+        self._settings = settings
+        self._author = author
+        self._workers = workers
+        self._environment = variables(settings)
+        self._keys = Keys(settings.namespace, settings.environment)
+        self._redis = redis.Redis.from_url(settings.require("redis_url"), decode_responses=True)
+        self._steps = 0
 
-    typer.echo(f'\n$ psql -c "{SQL_EDIT}"')
-    _edit_by_sql(settings)
-    _all_at(workers, release.revision + 1, "a plain SQL edit, pushed by the relay", settings)
+    def go(self) -> None:
+        self._changes()
+        self._refusals()
+        self._draft()
+        self._rollback()
+        self._strategy()
+        self._lost_redis()
+        self._late_worker()
+        self._end()
 
-    typer.echo("\n$ configbus set trading.score_threshold=1.7")
-    try:
-        author.set({"trading.score_threshold": "1.7"})
-    except InvalidValue as refusal:
-        typer.echo(f"refused: {refusal}")
-    else:
-        raise DemoFailed("an invalid value was accepted")
-    _all_at(workers, release.revision + 1, "a refused value: nothing changed anywhere", None)
+    def _changes(self) -> None:
+        self._step("The start", "Four processes hold what `migrate` made: the defaults of the models.")
+        self._all_at(1, timed=False)
 
-    typer.echo("\n$ configbus set trading.score_threshold=0.65 risk.max_drawdown_pct=15")
-    release = author.set({"trading.score_threshold": "0.65", "risk.max_drawdown_pct": 15}, reason="calm again")
-    _all_at(workers, release.revision, "a release of both blocks at once", settings)
+        self._step(
+            "One release", "Values of two blocks, in one transaction: no worker ever sees one without the other."
+        )
+        typer.echo("`after` is the time from the lock in Postgres to the worker's callback.")
+        self._run("set", "trading.score_threshold=0.8", "risk.max_drawdown_pct=15", "--reason", "volatility")
+        self._all_at(2)
 
-    _show_hash(settings)
-    _compare(settings, workers)
-    typer.echo("\nEvery worker stands where Postgres stands.")
+        self._step("A plain SQL edit", "Nobody called configbus: triggers made a release of it, the relay pushes it.")
+        self._say(f'psql -c "{SQL_EDIT}"')
+        self._edit_by_sql()
+        self._all_at(3)
 
+    def _refusals(self) -> None:
+        self._step("What is refused", "A value out of bounds, then values that do not fit together.")
+        self._run("set", "trading.score_threshold=1.7", status=EXIT_STATUS[InvalidValue])
+        self._run("set", "scoring.wallet_score_weight=0.9", status=EXIT_STATUS[InvalidValue])
+        typer.echo("Nothing changed anywhere:")
+        self._all_at(3, timed=False)
 
-@contextmanager
-def _processes(settings: Settings) -> Iterator[list[_Worker]]:
-    """The relay and the workers, as processes of their own, ended with the block."""
-    started = [_start(settings, "relay")]
-    workers = [_Worker(name, kind) for name, kind in WORKERS.items()]
-    try:
-        for worker in workers:
-            process = _start(settings, "work", worker.kind, worker.name)
-            started.append(process)
-            Thread(target=worker.read, args=(process.stdout,), daemon=True).start()
-        yield workers
-    finally:
-        for process in started:
-            process.terminate()
-        for process in started:
-            try:
-                process.wait(PATIENCE_SECONDS)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+    def _draft(self) -> None:
+        self._step("A draft", "Prepared beside the active version, looked at, then activated.")
+        told = self._run("draft", "trading", "score_threshold=0.9", "max_concurrent_positions=3", "--name", "cautious")
+        row = told.split()[0]
+        self._run("diff", "trading", "active", row)
+        self._run("activate", row, "--reason", "thin market")
+        self._all_at(4)
 
+    def _rollback(self) -> None:
+        self._step("Back to an instant", "The contents of then, as a new release: nothing is erased.")
+        self._run("history", "trading")
+        self._run("rollback", "--all", "--to", cell(self._author.release(2).released_at), "--reason", "as it was")
+        self._all_at(5)
 
-def _start(settings: Settings, *arguments: str) -> subprocess.Popen[str]:
-    foreign = {name: value for name, value in os.environ.items() if not name.startswith("CONFIGBUS_")}
-    command = [sys.executable, "-m", "configbus.cli.demo_process", str(os.getpid()), *arguments]
-    environment = foreign | exports(settings) | {"CONFIGBUS_LOG_LEVEL": settings.log_level}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    def _strategy(self) -> None:
+        self._step("A strategy appears", "A keyed block is made while the workers run, and they are told of it.")
+        row = self._run("draft", STRATEGY, "lots=20").split()[0]
+        self._run("activate", row)
+        self._all_at(6)
+        name = self._keys.block(STRATEGY)
+        self._say(f"redis-cli hgetall {name!r}")
+        for number, text in enumerate(chain(*self._redis.hgetall(name).items()), 1):
+            typer.echo(f"{number:>2}) {json.dumps(text)}")
 
+    def _lost_redis(self) -> None:
+        self._step("Redis loses everything", "The workers keep their values; the relay writes all of it again.")
+        blocks = [self._keys.block(name) for name in ("trading", "risk", STRATEGY)]
+        before = [self._redis.hgetall(name) for name in blocks]
+        self._say("redis-cli flushall")
+        self._redis.flushall()
+        start = time.monotonic()
+        while [self._redis.hgetall(name) for name in blocks] != before:
+            if time.monotonic() > start + PATIENCE_SECONDS:
+                raise DemoFailed("Redis was not filled again")
+            time.sleep(0.01)
+        typer.echo(f"Redis holds the same again, {time.monotonic() - start:.1f} s later.")
+        self._all_at(6, timed=False)
 
-def _all_at(workers: list[_Worker], revision: int, title: str, timed: Settings | None) -> None:
-    """Wait until every worker shows the revision, then print what each holds."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not all(worker.told.get("revision") == revision for worker in workers):
-        if time.monotonic() > deadline:
-            raise DemoFailed(f"revision {revision} did not reach every worker: {[w.told for w in workers]}")
-        time.sleep(0.01)
-    committed = _committed_at(timed, revision) if timed else None
-    rows = [
-        [
-            worker.name,
-            worker.kind,
-            *(worker.told[path] for path in SHOWN),
-            f"{worker.told['epoch']}/{worker.told['revision']}",
-            f"{(worker.told['at'] - committed) * 1000:.1f} ms" if committed else "",
-        ]
-        for worker in workers
-    ]
-    _table(title, ["worker", "driver", *SHOWN, "position", "commit to callback"], rows)
+    def _late_worker(self) -> None:
+        self._step("A worker joins late", "It reads everything at once, and is live like the others.")
+        self._workers.add("worker-5", "asyncio")
+        self._all_at(6, timed=False)
 
+    def _end(self) -> None:
+        self._step("What Postgres says", "Every worker is held against the active rows.")
+        self._run("history", "trading")
+        self._compare()
+        typer.echo("\nEvery worker stands where Postgres stands.")
 
-def _table(title: str, headings: list[str], rows: list[list[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
+    def _step(self, title: str, meaning: str) -> None:
+        self._steps += 1
+        typer.secho(f"\n{self._steps}. {title}", bold=True)
+        typer.echo(meaning)
 
-    table = Table(*headings, title=title, title_justify="left")
-    for row in rows:
-        table.add_row(*row)
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    def _say(self, command: str) -> None:
+        typer.secho(f"$ {command}", fg=typer.colors.CYAN)
 
+    def _run(self, *arguments: str, status: int = 0) -> str:
+        """Run a command as a person would, show what it says, and return it."""
+        self._say(shlex.join(["configbus", *arguments]))
+        command = [sys.executable, "-m", "configbus", *arguments]
+        sys.stdout.flush()
+        captured = subprocess.PIPE if arguments[0] == "draft" else None
+        done = subprocess.run(
+            command, stdout=captured, stderr=subprocess.STDOUT, text=True, env=self._environment, check=False
+        )
+        typer.echo(done.stdout or "", nl=False)
+        if done.returncode != status:
+            raise DemoFailed(f"configbus {arguments[0]} ended with {done.returncode} instead of {status}")
+        return done.stdout or ""
 
-def _edit_by_sql(settings: Settings) -> None:
-    import psycopg
+    def _edit_by_sql(self) -> None:
+        import psycopg
 
-    with psycopg.connect(settings.require("database_url")) as connection:
-        connection.execute(SQL_EDIT)
+        with psycopg.connect(self._settings.require("database_url")) as connection:
+            connection.execute(SQL_EDIT)
 
+    def _all_at(self, revision: int, *, timed: bool = True) -> None:
+        """Wait until every worker shows the release and show it, with the time from the lock to the callbacks."""
+        release = self._author.release(revision)
+        at = release.released_at.timestamp() if timed else None
+        self._workers.show(Position(release.epoch, release.revision), at)
 
-def _committed_at(settings: Settings, revision: int) -> float:
-    """When the release was made, under the lock, by Postgres' clock: this machine's."""
-    from configbus.store.connect import connected, sql
-
-    statement = "SELECT extract(epoch FROM released_at) FROM {schema}.release WHERE environment = :e AND revision = :r"
-    with connected(settings.require("database_url")) as connection:
-        found = connection.scalar(sql(statement, settings.schema), {"e": settings.environment, "r": revision})
-        return float(found)
-
-
-def _hash(settings: Settings, name: str) -> Iterator[tuple[str, str]]:
-    from configbus.link import Link
-    from configbus.wire import Keys
-
-    link = Link(settings.require("redis_url"))
-    key = Keys(settings.namespace, settings.environment).block(name)
-    (reply,) = link.call(("HGETALL", key))
-    link.close()
-    texts = [part.decode() for part in reply]
-    return zip(texts[::2], texts[1::2], strict=True)
-
-
-def _show_hash(settings: Settings) -> None:
-    typer.echo("\n$ redis-cli hgetall configbus:{demo}:block:trading")
-    for number, (name, value) in enumerate(_hash(settings, "trading")):
-        typer.echo(f'{2 * number + 1:>2}) "{name}"')
-        typer.echo(f"{2 * number + 2:>2}) {json.dumps(value)}")
-
-
-def _compare(settings: Settings, workers: list[_Worker]) -> None:
-    """Hold every worker's values against Postgres, the active rows and the head."""
-    from configbus.catalogue import load_catalogue
-    from configbus.store.connect import Place, connected
-    from configbus.store.releases import newest_head
-    from configbus.store.versions import active_row
-    from configbus.wire import read_value
-
-    place, catalogue = Place(settings.schema, settings.environment), load_catalogue(settings.domains)
-    with connected(settings.require("database_url")) as connection:
-        head = newest_head(connection, place)
-        truth = {
-            f"{domain.name}.{name}": str(read_value(text))
-            for domain in catalogue
-            for name, text in active_row(connection, place, domain, "").texts.items()
-        }
-    for worker in workers:
-        held = [worker.told["epoch"], worker.told["revision"], *(worker.told[path] for path in SHOWN)]
-        if held != [head.epoch, head.revision, *(truth[path] for path in SHOWN)]:
-            raise DemoFailed(f"{worker.name} holds {worker.told}, Postgres is at revision {head.revision}")
+    def _compare(self) -> None:
+        """Hold every worker's values against the active rows in Postgres."""
+        rows = {block: self._author.active(block).texts for block in ("trading", "risk", STRATEGY)}
+        truth = {path: str(read_value(rows[block][name])) for path in SHOWN for block, _, name in [path.partition(".")]}
+        strategies = {STRATEGY.partition("/")[2]: read_value(rows[STRATEGY]["lots"])}
+        for worker in self._workers:
+            if worker.told != worker.told | truth | {"strategies": strategies}:
+                raise DemoFailed(f"{worker.name} holds {worker.told}, Postgres {truth} and {strategies}")

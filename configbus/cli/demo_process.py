@@ -10,16 +10,19 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from configbus.cli.demo import SHOWN
+from configbus.cli.demo_workers import SHOWN
 from configbus.cli.options import settings_of
 from configbus.cli.running import until_stopped
 
 if TYPE_CHECKING:
     from configbus.change import Change
     from configbus.reads import Reads
+    from configbus.snapshot import State
+
+TOLD_OF = ("trading", "risk", "strategy/*")
 
 
-def main(parent: int, role: str, kind: str = "", name: str = "") -> None:
+def main(parent: int, role: str, driver: str = "", name: str = "") -> None:
     """Run until stopped, or until the demo that started it is gone."""
     settings = settings_of(worker=name or None)
     with until_stopped() as stop:
@@ -28,7 +31,7 @@ def main(parent: int, role: str, kind: str = "", name: str = "") -> None:
             from configbus.relay import Relay
 
             Relay(settings, stop).run()
-        elif kind == "asyncio":
+        elif driver == "asyncio":
             asyncio.run(_work_in_loop(stop))
         else:
             _work(stop)
@@ -38,8 +41,10 @@ def _work(stop: threading.Event) -> None:
     from configbus import ConfigBus
 
     with ConfigBus.connect(require="known", start_timeout=30.0) as bus:
-        for block in ("trading", "risk"):
-            bus.on_change(block, lambda _change: _tell(bus, time.time()))
+        screen = _Screen(bus)
+        for block in TOLD_OF:
+            bus.on_change(block, screen.changed)
+        bus.on_state(screen.moved)
         stop.wait()
 
 
@@ -47,20 +52,39 @@ async def _work_in_loop(stop: threading.Event) -> None:
     from configbus import AsyncConfigBus
 
     async with AsyncConfigBus.connect(require="known", start_timeout=30.0) as bus:
-
-        async def tell(_change: Change[Any]) -> None:
-            _tell(bus, time.time())
-
-        for block in ("trading", "risk"):
-            bus.on_change(block, tell)
+        screen = _Screen(bus)
+        for block in TOLD_OF:
+            bus.on_change(block, screen.changed)
+        bus.on_state(screen.moved)
         await asyncio.to_thread(stop.wait)
 
 
-def _tell(bus: Reads, at: float) -> None:
-    now = bus.snapshot
-    told = {"at": at, "epoch": now.epoch, "revision": now.revision, **{path: str(now.get(path)) for path in SHOWN}}
-    sys.stdout.write(json.dumps(told) + "\n")
-    sys.stdout.flush()
+class _Screen:
+    """Prints a line of JSON after each change of values or of state."""
+
+    def __init__(self, bus: Reads) -> None:
+        self._bus = bus
+        self._changed_at = 0.0
+
+    def changed(self, _change: Change[Any]) -> None:
+        self._changed_at = time.time()
+        self._tell()
+
+    def moved(self, _old: State, _new: State) -> None:
+        self._tell()
+
+    def _tell(self) -> None:
+        now = self._bus.snapshot
+        told = {
+            "at": self._changed_at,
+            "epoch": now.epoch,
+            "revision": now.revision,
+            "state": self._bus.state,
+            "strategies": {key: now.get(f"strategy/{key}.lots") for key in now.keys("strategy")},
+            **{path: str(now.get(path)) for path in SHOWN},
+        }
+        sys.stdout.write(json.dumps(told) + "\n")
+        sys.stdout.flush()
 
 
 def _end_with(parent: int, stop: threading.Event) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -129,25 +130,38 @@ def test_the_demo_ends_by_itself_with_every_worker_where_postgres_is(tmp_path: P
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    for word in ("worker-1", "worker-4", "refused: trading.score_threshold", "0.650", "15.00", "hgetall", "@with"):
-        assert word in done.stdout
+    steps = (
+        "trading.score_threshold: Input should be less than or equal to 1",
+        "must sum to 1",
+        "score_threshold           0.750   0.900",
+        "rollback --all --to 2",
+        "worker-3  asyncio  0.800      15.00     grid 20 lots  6         live",
+        '"@with"',
+        "Redis holds the same again",
+        "worker-5  asyncio  0.800      15.00     grid 20 lots  6         live",
+        "Every worker stands where Postgres stands.",
+    )
+    at = [done.stdout.find(step) for step in steps]
+    assert -1 not in at, done.stdout
+    assert at == sorted(at), "the steps are out of order"
+    assert "\x1b" not in done.stdout
     assert not done.stderr
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.timeout(120)
-def test_a_killed_demo_leaves_nothing_running(tmp_path: Path) -> None:
-    marker = {"TMPDIR": str(tmp_path)}
-    demo = subprocess.Popen(
-        [sys.executable, "-m", "configbus", "demo"],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | marker,
-    )
-    assert demo.stdout is not None
-    next(line for line in demo.stdout if "worker-4" in line)
-    demo.kill()
-    demo.communicate()
+def test_a_demo_in_a_terminal_has_colours_and_killed_leaves_nothing_running(tmp_path: Path) -> None:
+    marker = {"TMPDIR": str(tmp_path), "TERM": "xterm-256color"}
+    terminal, screen = pty.openpty()
+    demo = subprocess.Popen([sys.executable, "-m", "configbus", "demo"], stdout=screen, env=os.environ | marker)
+    os.close(screen)
+    with os.fdopen(terminal, encoding="utf8") as shown:
+        lines = [next(shown)]
+        while "worker-4" not in lines[-1]:
+            lines.append(next(shown))
+        demo.kill()
+        demo.wait()
+    assert any("\x1b[1m" in line and "threshold" in line for line in lines)
 
     def left() -> list[str]:
         found = []
