@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from configbus.block import problems
-from configbus.log import log
 from configbus.names import split_block
 from configbus.snapshot import NOWHERE, Adopted, Origin, Rejection, Selection, Snapshot
 
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
 class _Refusal:
     field: str
     reason: str
+    error: Exception | None = None
 
 
 def adopt(
@@ -42,7 +42,7 @@ def adopt(
     """The snapshot that follows `before` now that `received` is what Redis holds."""
     last = before.adopted if before is not None and before.origin != "layers" else {}
     changed = {name: entry for name, entry in received.items() if name not in last or last[name].mark != entry.mark}
-    parsed = {name: _parse(entry, catalogue, before) for name, entry in changed.items()}
+    parsed = {name: _parse(entry, catalogue) for name, entry in changed.items()}
     held = {name: result for name, result in parsed.items() if isinstance(result, _Refusal)}
     if last:
         _hold_partners(changed, received, held)
@@ -51,9 +51,10 @@ def adopt(
     rejections = {}
     for name, entry in changed.items():
         match held.get(name, parsed[name]):
-            case _Refusal(field, reason):
+            case _Refusal(field, reason, error):
                 good = last[name].mark if name in last else None
-                rejections[name] = Rejection(entry.mark.revision, field, reason, good.revision if good else None)
+                at = good.revision if good else None
+                rejections[name] = Rejection(entry.mark.revision, field, reason, at, error)
                 if name not in last:
                     appeared = bool(last) and name != split_block(name)[0]
                     adopted[name] = Adopted(None if appeared else _defaults(name, catalogue), None)
@@ -90,7 +91,7 @@ def _hold_partners(changed: Mapping[str, Entry], received: Mapping[str, Entry], 
                 added = True
 
 
-def _parse(entry: Entry, catalogue: Catalogue, before: Snapshot | None) -> Block | _Refusal | None:
+def _parse(entry: Entry, catalogue: Catalogue) -> Block | _Refusal | None:
     if entry.retired:
         return None
     model = catalogue.domain(split_block(entry.name)[0]).model
@@ -100,11 +101,8 @@ def _parse(entry: Entry, catalogue: Catalogue, before: Snapshot | None) -> Block
         first, *others = problems("", error)
         more = f" (and {len(others)} more)" if others else ""
         return _Refusal(first.path.lstrip("."), first.reason + more)
-    except Exception as error:  # a user's validator is foreign code; its failure is this block's alone
-        told = before.held.get(entry.name) if before is not None else None
-        if told is None or told.revision != entry.mark.revision:
-            log.exception("validator_failed", block=entry.name, revision=entry.mark.revision)
-        return _Refusal("", f"its validator failed: {type(error).__name__}: {error}")
+    except Exception as error:  # noqa: BLE001  # a user's validator is foreign code; the follower reports it
+        return _Refusal("", f"its validator failed: {type(error).__name__}: {error}", error)
 
 
 def _defaults(name: str, catalogue: Catalogue) -> Block:

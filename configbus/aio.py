@@ -17,13 +17,14 @@ from configbus.aiolink import AsyncLink
 from configbus.change import Change, Pending, changes_between, read_target
 from configbus.errors import Closed, ConfigBusError, NotInTime, Unavailable
 from configbus.link import looking_commands, pushed, reading_commands, reading_of
-from configbus.log import log
 from configbus.protocol import ANSWER_SECONDS, DONE, Failed
 from configbus.reads import Reads, check_callback, now, offer_changes, plan, reached, read_store, report
 from configbus.wire import Malformed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Generator, Iterable
+
+    from structlog.stdlib import BoundLogger
 
     from configbus.block import Block
     from configbus.reads import Plan
@@ -71,7 +72,7 @@ class Subscription:
             await self._ready.wait()
         return None
 
-    async def call(self, callback: Callback) -> None:
+    async def call(self, callback: Callback, logger: BoundLogger) -> None:
         """Tell the callback of every change until cancelled."""
         while (change := await self.next()) is not None:
             try:
@@ -81,9 +82,9 @@ class Subscription:
             except asyncio.CancelledError:
                 if _is_cancelled():
                     raise
-                log.exception("callback_failed", block=change.block_name, revision=change.revision)
+                logger.exception("callback_failed", block=change.block_name, revision=change.revision)
             except Exception:
-                log.exception("callback_failed", block=change.block_name, revision=change.revision)
+                logger.exception("callback_failed", block=change.block_name, revision=change.revision)
 
 
 def _is_cancelled() -> bool:
@@ -97,7 +98,6 @@ class AsyncConfigBus(Reads):
 
     def __init__(self, the_plan: Plan) -> None:
         self._plan = the_plan
-        self._environment = the_plan.settings.environment
         url = the_plan.settings.require("redis_url")
         name = the_plan.settings.worker
         self._push, self._poll = AsyncLink(url, name), AsyncLink(url, name)
@@ -140,7 +140,7 @@ class AsyncConfigBus(Reads):
             return lambda function: self.on_change(target, function)
         check_callback(callback, 1, coroutines=True)
         subscription = self._subscribe(target)
-        subscription.task = self._spawn(subscription.call(callback))
+        subscription.task = self._spawn(subscription.call(callback, self._plan.logger))
         return subscription
 
     async def changes(self, target: str | type[Block] = "*") -> AsyncIterator[Change[Any]]:
@@ -266,7 +266,7 @@ class AsyncConfigBus(Reads):
                 try:
                     await self._drive()
                 except Exception:
-                    log.exception("follower_failed", environment=self._environment)
+                    self._plan.logger.exception("follower_failed")
                     await asyncio.sleep(RESTART_SECONDS)
         finally:
             await self._hang_up()
@@ -296,8 +296,8 @@ class AsyncConfigBus(Reads):
                 return await self._pause(random.uniform(shortest, longest))  # noqa: S311  # jitter, not a secret
             case protocol.Refreshed(ticket, fault):
                 self._answer_refreshers(ticket, fault)
-            case protocol.Report(level, event, facts):
-                report(level, event, facts, self._plan.settings)
+            case protocol.Report():
+                report(command, self._plan)
         return DONE
 
     async def _ask(
@@ -400,7 +400,7 @@ class AsyncConfigBus(Reads):
         except (ConfigBusError, Malformed) as error:
             self._post(protocol.LookFailed(str(error)))
         except Exception as error:
-            log.exception("look_failed", environment=self._environment)
+            self._plan.logger.exception("look_failed")
             self._post(protocol.LookFailed(repr(error)))
 
     async def _watch_state(self, callback: Callable[[State, State], object], told: State) -> None:
@@ -414,9 +414,9 @@ class AsyncConfigBus(Reads):
             except asyncio.CancelledError:
                 if _is_cancelled():
                     raise
-                log.exception("callback_failed", state=str(state))
+                self._plan.logger.exception("callback_failed", state=str(state), revision=self.revision)
             except Exception:
-                log.exception("callback_failed", state=str(state))
+                self._plan.logger.exception("callback_failed", state=str(state), revision=self.revision)
             told = state
 
 

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     from configbus.block import Domain
     from configbus.settings import Settings
+    from configbus.store.connect import Place
     from configbus.store.releases import Published
     from configbus.store.versions import VersionRow
 
@@ -304,6 +305,7 @@ class Author(Reader):
             if undone:
                 log.warning(
                     "activation_undoes",
+                    environment=self._place.environment,
                     block=row.block,
                     fields=", ".join(undone),
                     hint=f"others changed them since the draft was made: configbus diff {row.block} {row.short_id}",
@@ -356,10 +358,10 @@ class Author(Reader):
 
     def _publish(self, connection: Connection, publisher: Publisher, release: Published) -> None:
         """Publish right after commit, then ring the bell. The release stands, whatever happens here."""
-        with _left_to_relay(release):
+        with _left_to_relay(release, self._place):
             if not publisher.publish(release):
                 publisher.bring_up(connection)
-        with _left_to_relay(release), connection.begin():
+        with _left_to_relay(release, self._place), connection.begin():
             connection.execute(
                 text("SELECT pg_notify(:channel, :environment)"),
                 {"channel": self._place.schema, "environment": self._place.environment},
@@ -384,14 +386,15 @@ def _check_text(what: str, text: str) -> None:
 
 
 @contextmanager
-def _left_to_relay(release: Published) -> Iterator[None]:
+def _left_to_relay(release: Published, place: Place) -> Iterator[None]:
     """What fails after a commit is logged, never raised; only that this Postgres is superseded must be told."""
+    logger = log.bind(environment=place.environment, revision=release.head.revision)
     try:
         with translated():
             yield
     except Superseded:
         raise
     except ConfigBusError as error:
-        log.warning("publish_left_to_relay", revision=release.head.revision, reason=str(error))
+        logger.warning("publish_left_to_relay", reason=str(error))
     except Exception:
-        log.exception("publish_left_to_relay", revision=release.head.revision)
+        logger.exception("publish_left_to_relay")

@@ -18,13 +18,14 @@ from configbus import protocol
 from configbus.change import Change, Pending, changes_between, read_target
 from configbus.errors import Closed, ConfigBusError, NotInTime, Unavailable
 from configbus.link import Link, looking_commands, pushed, reading_commands, reading_of
-from configbus.log import log
 from configbus.protocol import ANSWER_SECONDS, DONE, Failed
 from configbus.reads import Reads, check_callback, now, offer_changes, plan, reached, read_store, report
 from configbus.wire import Malformed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    from structlog.stdlib import BoundLogger
 
     from configbus.block import Block
     from configbus.reads import Plan
@@ -41,8 +42,16 @@ RESTART_SECONDS = 0.5
 class Subscription:
     """What `on_change` returns: calls one callback, in order, in a thread of its own, until cancelled."""
 
-    def __init__(self, pending: Pending, callback: Callback, name: str, forget: Callable[[Subscription], None]) -> None:
+    def __init__(
+        self,
+        pending: Pending,
+        callback: Callback,
+        name: str,
+        forget: Callable[[Subscription], None],
+        logger: BoundLogger,
+    ) -> None:
         self._forget = forget
+        self._logger = logger
         self._pending = pending
         self._callback = callback
         self._ready = threading.Condition()
@@ -75,7 +84,7 @@ class Subscription:
             try:
                 self._callback(change)
             except Exception:
-                log.exception("callback_failed", block=change.block_name, revision=change.revision)
+                self._logger.exception("callback_failed", block=change.block_name, revision=change.revision)
 
 
 class ConfigBus(Reads):
@@ -83,7 +92,6 @@ class ConfigBus(Reads):
 
     def __init__(self, the_plan: Plan) -> None:
         self._plan = the_plan
-        self._environment = the_plan.settings.environment
         self._changed = threading.Condition()
         self._started = False
         self._closing = threading.Event()
@@ -141,7 +149,7 @@ class ConfigBus(Reads):
         pending = Pending(read_target(target, self._plan.catalogue))
         with self._changed:
             self._refuse_closed("on_change")
-            subscription = Subscription(pending, callback, f"{target}", self._forget)
+            subscription = Subscription(pending, callback, f"{target}", self._forget, self._plan.logger)
             self._subscriptions.append(subscription)
             for change in changes_between(None, self._snapshot):
                 subscription.offer(change)
@@ -252,7 +260,7 @@ class ConfigBus(Reads):
             try:
                 self._drive()
             except Exception:
-                log.exception("follower_failed", environment=self._environment)
+                self._plan.logger.exception("follower_failed")
                 self._closing.wait(RESTART_SECONDS)
         self._push.close()
         self._wake.close()
@@ -284,8 +292,8 @@ class ConfigBus(Reads):
                 return self._pause(random.uniform(shortest, longest))  # noqa: S311  # jitter, not a secret
             case protocol.Refreshed(ticket, fault):
                 self._answer_refreshers(ticket, fault)
-            case protocol.Report(level, event, facts):
-                report(level, event, facts, self._plan.settings)
+            case protocol.Report():
+                report(command, self._plan)
         return DONE
 
     def _ask(self, command: protocol.Subscribe | protocol.Ping | protocol.Read | protocol.ReadStore) -> protocol.Event:
@@ -376,7 +384,7 @@ class ConfigBus(Reads):
             except (ConfigBusError, Malformed) as error:
                 self._post(protocol.LookFailed(str(error)))
             except Exception as error:
-                log.exception("look_failed", environment=self._environment)
+                self._plan.logger.exception("look_failed")
                 self._post(protocol.LookFailed(repr(error)))
         self._poll.close()
 
@@ -390,5 +398,5 @@ class ConfigBus(Reads):
             try:
                 callback(told, state)
             except Exception:
-                log.exception("callback_failed", state=str(state))
+                self._plan.logger.exception("callback_failed", state=str(state), revision=self.revision)
             told = state

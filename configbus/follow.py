@@ -406,6 +406,7 @@ class Follower:
                     field=rejection.field,
                     reason=rejection.reason,
                     last_good=rejection.last_good,
+                    exc_info=rejection.error,
                 )
         yield from self._do(Adopt(self.snapshot))
 
@@ -415,10 +416,13 @@ class Follower:
         yield from self._report(level, event, reason=str(fault))
 
     def _report(self, level: str, event: str, **facts: Any) -> Steps:
-        """Tell an operator; the same thing again only after the worker was current in between."""
+        """Tell an operator, with the revision shown unless it is about another; the same thing again only after
+        the worker was current in between.
+        """
         if self._reported.get(event) != facts:
             self._reported[event] = facts
-            yield from self._do(Report(level, event, facts))
+            shown = {"revision": self.snapshot.revision} if self.snapshot is not None else {}
+            yield from self._do(Report(level, event, shown | facts))
 
     def _wait(self, shortest: float, longest: float) -> Steps:
         event = yield from self._do(Wait(shortest, longest))

@@ -13,12 +13,14 @@ from configbus.change import changes_between
 from configbus.errors import NotReady, Rejected
 from configbus.follow import Follower
 from configbus.log import log
-from configbus.protocol import Reading
+from configbus.protocol import Reading, Report
 from configbus.snapshot import LIVE_SECONDS, MISSING, Origin, Rejection, Selection, Snapshot, State, state_of
 from configbus.wire import Keys, Position, Release, entry_fields
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from structlog.stdlib import BoundLogger
 
     from configbus.catalogue import Catalogue
     from configbus.change import Change
@@ -128,6 +130,11 @@ class Plan:
     require: str | None
     start_timeout: float
 
+    @property
+    def logger(self) -> BoundLogger:
+        """The logger of this bus: each line says whose it is."""
+        return log.bind(environment=self.settings.environment, worker=self.settings.worker)
+
     def follower(self) -> Follower:
         """The protocol for this plan; it knows by when it must stand on something."""
         ready_by = None if self.require else now() + READY_SHARE * self.start_timeout
@@ -211,6 +218,6 @@ def read_store(settings: Settings, seconds: float) -> Reading:
     return Reading(0, state.head.fields(), index, {entry.name: entry_fields(entry) for entry in state.entries})
 
 
-def report(level: str, event: str, facts: Mapping[str, Any], settings: Settings) -> None:
+def report(told: Report, plan: Plan) -> None:
     """Log what the follower reported."""
-    getattr(log, level)(event, environment=settings.environment, worker=settings.worker, **facts)
+    getattr(plan.logger, told.level)(told.event, **told.facts)

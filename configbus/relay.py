@@ -75,7 +75,8 @@ class Relay:
 
     def _serve(self, connection: Connection, bell: psycopg.Connection[tuple[object, ...]]) -> None:
         bell.execute(pgsql.SQL("LISTEN {}").format(pgsql.Identifier(self._settings.schema)))
-        log.info("relay_started", environment=self._keys.environment)
+        if not self._fault:
+            log.info("relay_started", environment=self._keys.environment)
         stamp_at = 0.0
         while not self._stop.is_set():
             try:
@@ -113,7 +114,12 @@ class Relay:
         if answer != b"stamped":
             self._published = None
             if answer != b"behind":
-                log.warning("stamp_refused", environment=self._keys.environment, reason=answer.decode())
+                log.warning(
+                    "stamp_refused",
+                    environment=self._keys.environment,
+                    revision=head.revision,
+                    reason=answer.decode(),
+                )
         return head
 
     def _say(self, error: ConfigBusError) -> None:

@@ -71,7 +71,7 @@ def roll_back(
         domain, contents = catalogue.domain(name), list(group)
         missing = [content.key for content in contents if content.key not in active[name]]
         former = former_rows(connection, place, domain, missing)
-        plan = _plan(domain, contents, active[name], former, revision)
+        plan = _plan(place, domain, contents, active[name], former, revision)
         found += plan.problems
         if not found:
             replace_active(connection, place, domain, plan.replaced, plan.rows)
@@ -103,6 +103,7 @@ def _check_names(connection: Connection, place: Place, catalogue: Catalogue, nam
 
 
 def _plan(
+    place: Place,
     domain: Domain,
     contents: Sequence[Content],
     active: dict[str, VersionRow],
@@ -111,16 +112,17 @@ def _plan(
 ) -> _Plan:
     plan = _Plan([], [], [])
     defaults = default_texts(domain)
+    logger = log.bind(environment=place.environment, to_revision=revision)
     for content in contents:
         live = active.get(content.key)
         if content.texts is None:
             if live is not None and domain.keyed:
                 plan.replaced.append(live.id)
             elif live is not None:
-                log.warning("left_as_it_is", block=content.block, reason=f"it did not exist at revision {revision}")
+                logger.warning("left_as_it_is", block=content.block, reason="it did not exist then")
             continue
         if gone := sorted(content.texts.keys() - defaults.keys()):
-            log.warning(
+            logger.warning(
                 "fields_left_out", block=content.block, fields=", ".join(gone), reason="the model has them no more"
             )
         today = defaults | dict(live.texts if live is not None else {})

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
@@ -47,12 +48,14 @@ class State(StrEnum):
 class Rejection:
     """Why a block is held back. `field` is empty where no single field is at fault; `last_good` is
     the revision it is held at, None when it stands on its defaults because it never had a good one.
+    `error` is what a validator raised that failed instead of refusing.
     """
 
     revision: int
     field: str
     reason: str
     last_good: int | None
+    error: Exception | None = dataclass_field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +95,7 @@ class Snapshot:
     adopted: Mapping[str, Adopted]
     held: Mapping[str, Rejection]
     catalogue: Catalogue
-    read: Callable[[str], Any] = field(init=False, repr=False)
+    read: Callable[[str], Any] = dataclass_field(init=False, repr=False)
     """`get` without a default."""
 
     def __post_init__(self) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import shutil
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
 Psql = psycopg.Connection[tuple[Any, ...]]
 
+PROCESS_EVENTS = {"unknown_setting"}
+"""Those of a process, before it knows its environment."""
 TEMPLATE = "template_for_tests"
 
 
@@ -31,6 +35,33 @@ def prepare_template(url: str, *domains: str) -> None:
     """Fills a database that tests' own are copies of: with these domains, in `production`."""
     with connected(url) as connection, connection.begin():
         migrate(connection, load_catalogue(domains or ["configbus.domains"]), "configbus", "production")
+
+
+class _Lines(logging.Handler):
+    """Collects what the library logs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record)
+
+
+@pytest.fixture(autouse=True)
+def lines_say_whose_they_are(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Whatever a test makes the library log names an event and an environment, and holds no password."""
+    logger, heard = logging.getLogger("configbus"), _Lines()
+    logger.addHandler(heard)
+    yield
+    logger.removeHandler(heard)
+    servers = [request.getfixturevalue(name) for name in ("postgres", "valkey") if name in request.fixturenames]
+    passwords = [urlsplit(server.url).password or "" for server in servers]
+    for record in heard.lines:
+        shown = logging.Formatter().format(record)
+        facts = vars(record)["facts"]
+        assert facts["event"] in PROCESS_EVENTS or facts.get("environment"), shown
+        assert not any(password in shown for password in passwords), record.getMessage().partition(" ")[0]
 
 
 @pytest.fixture(scope="session")

@@ -71,8 +71,9 @@ def watch(
                 typer.echo(show(change))
 
         bus.on_change(target, tell)
-        log.info("watching", target=target, environment=settings.environment, revision=bus.revision, state=bus.state)
-        bus.on_state(lambda old, new: log.info("state_changed", old=str(old), new=str(new), revision=bus.revision))
+        logger = log.bind(environment=settings.environment)
+        logger.info("watching", target=target, revision=bus.revision, state=bus.state)
+        bus.on_state(lambda old, new: logger.info("state_changed", old=str(old), new=str(new), revision=bus.revision))
         stop.wait()
 
 

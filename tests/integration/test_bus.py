@@ -280,6 +280,9 @@ def test_a_failing_callback_is_logged_and_told_again_next_time(
     failures = [record for record in caplog.records if "callback_failed" in record.message]
     assert len(failures) >= 2
     assert failures[0].exc_info is not None
+    facts = vars(failures[0])["facts"]
+    assert facts == facts | {"environment": "production", "block": "risk"}
+    assert facts["revision"] in {1, 2, 3}
 
 
 @pytest.mark.usefixtures("relay")

@@ -168,7 +168,7 @@ def test_a_singleton_that_did_not_exist_then_is_left_with_a_warning(
         (warning,) = [record for record in caplog.records if "left_as_it_is" in record.message]
         assert warning.levelname == "WARNING"
         assert "block=sample" in warning.message
-        assert "it did not exist at revision 1" in warning.message
+        assert "to_revision=1" in warning.message
         before = everything(psql)
         assert author.rollback(["sample"], to=1) == Release(release.revision, release.epoch, ())
         assert everything(psql) == before

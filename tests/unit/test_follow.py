@@ -201,7 +201,8 @@ def test_a_lost_connection_is_opened_again_and_loaded_from(confirmed: bool) -> N
         script.read(history)
         script.answer(DONE)
     assert script.answer(Lost("reset")) == SHORTLY
-    assert script.told[-1] == Report("warning", "connection_lost", {"reason": "reset"})
+    shown = {"revision": 1} if confirmed else {}
+    assert script.told[-1] == Report("warning", "connection_lost", shown | {"reason": "reset"})
     script.answer(DONE)
     script.answer(DONE)
     assert isinstance(script.answer(Subscribed()), Read)
@@ -563,7 +564,9 @@ def test_a_state_that_never_stands_still_is_told() -> None:
             script.answer(reading(history, script.command.names))
         else:
             script.answer(DONE)
-    assert script.told == [Report("warning", "load_failed", {"reason": "the state in Redis changed while it was read"})]
+    assert script.told == [
+        Report("warning", "load_failed", {"revision": 1, "reason": "the state in Redis changed while it was read"})
+    ]
 
 
 def test_a_change_of_a_block_that_is_read_anyway_does_not_disturb_a_load() -> None:
@@ -586,7 +589,7 @@ def test_a_server_that_does_not_answer_a_load_is_asked_a_few_times_then_it_is_to
         reads += isinstance(script.command, Read)
         script.answer(Failed("timeout") if isinstance(script.command, Read) else DONE)
     assert reads == LOAD_ATTEMPTS
-    assert script.told == [Report("warning", "load_failed", {"reason": "timeout"})]
+    assert script.told == [Report("warning", "load_failed", {"revision": 1, "reason": "timeout"})]
 
 
 def test_a_message_after_a_failed_first_load_is_loaded() -> None:
@@ -650,6 +653,7 @@ def test_a_held_block_is_told_once_and_other_releases_go_on() -> None:
         "field": "score_threshold",
         "reason": "Input should be less than or equal to 1",
         "last_good": 1,
+        "exc_info": None,
     }
     assert script.told[0] == Report("error", "block_held", facts)
     script.answer(Arrived(history.release({"strategy/a": {"size": 2}}).message))
@@ -661,6 +665,17 @@ def test_a_held_block_is_told_once_and_other_releases_go_on() -> None:
     assert script.adopted[-1].block(TradingConfig).score_threshold == Decimal("0.8")
     script.answer(Arrived(history.release({"trading": {"score_threshold": "8.000"}}).message))
     assert script.reports == [("error", "block_held")] * 2
+
+
+def test_a_validator_that_failed_is_told_once_with_what_it_raised() -> None:
+    history = base()
+    script = started(history)
+    for size_ in (66, 66):
+        script.answer(Arrived(history.release({"strategy/a": {"size": size_}}).message))
+        script.answer(Arrived(history.release({"trading": {"score_threshold": "0.800"}}).message))
+    assert script.reports == [("error", "block_held")] * 2
+    told = [command for command in script.told if isinstance(command, Report)]
+    assert all(isinstance(report.facts["exc_info"], RuntimeError) for report in told)
 
 
 def test_a_held_block_is_not_told_again_because_the_worker_was_current_meanwhile() -> None:
@@ -695,7 +710,7 @@ def test_it_does_not_look_again_while_a_look_is_out() -> None:
 def test_a_look_that_failed_is_told_and_the_next_comes_a_second_later() -> None:
     script = started(base())
     assert script.until(0.4, LookFailed("timeout")) == Receive(1.4)
-    assert script.told == [Report("warning", "look_failed", {"reason": "timeout"})]
+    assert script.told == [Report("warning", "look_failed", {"revision": 1, "reason": "timeout"})]
     assert script.until(1.4) == Look(1.0)
 
 
@@ -969,7 +984,7 @@ def test_after_a_second_and_a_half_of_silence_it_pings_and_a_second_later_it_rec
     assert script.until(1.5) == Ping()
     assert script.answer(DONE) == Receive(2.5)
     assert script.until(2.5) == SHORTLY
-    assert script.told == [Report("warning", "connection_lost", {"reason": "no answer to PING"})]
+    assert script.told == [Report("warning", "connection_lost", {"revision": 1, "reason": "no answer to PING"})]
 
 
 @pytest.mark.parametrize("event", [Pong(), Subscribed(), Arrived(b"junk")])
@@ -987,7 +1002,7 @@ def test_a_ping_that_cannot_be_sent_is_a_loss() -> None:
     script = started(base())
     script.until(1.5)
     assert script.answer(Failed("broken pipe")) == SHORTLY
-    assert script.told == [Report("warning", "connection_lost", {"reason": "broken pipe"})]
+    assert script.told == [Report("warning", "connection_lost", {"revision": 1, "reason": "broken pipe"})]
 
 
 def test_a_message_puts_the_ping_off() -> None:
@@ -1217,7 +1232,9 @@ def test_a_redis_that_lost_everything_takes_nothing_away() -> None:
     script.answer(Subscribed())
     while isinstance(script.command, Read | Wait):
         script.answer(Reading(0, {}, {}, {}) if isinstance(script.command, Read) else DONE)
-    assert script.told == [Report("warning", "load_failed", {"reason": "Redis holds no head for this environment"})]
+    assert script.told == [
+        Report("warning", "load_failed", {"revision": 1, "reason": "Redis holds no head for this environment"})
+    ]
 
 
 def test_a_refresh_loads_and_is_answered_when_that_is_done() -> None:

@@ -220,17 +220,18 @@ def test_settings_are_values() -> None:
 
 
 def test_an_event_is_told_as_text_and_as_facts(caplog: pytest.LogCaptureFixture) -> None:
-    log.warning("release_published", revision=42, reason='the "big" one', nothing=None)
+    log.warning("release_published", environment="test", revision=42, reason='the "big" one', nothing=None)
     (record,) = caplog.records
-    assert record.getMessage() == 'release_published revision=42 reason="the \\"big\\" one"'
-    assert facts_of(record) == {"event": "release_published", "revision": 42, "reason": 'the "big" one'}
+    assert record.getMessage() == 'release_published environment=test revision=42 reason="the \\"big\\" one"'
+    told = {"event": "release_published", "environment": "test", "revision": 42, "reason": 'the "big" one'}
+    assert facts_of(record) == told
 
 
 def test_the_library_is_silent_until_logging_is_configured(capfd: pytest.CaptureFixture[str]) -> None:
     handlers = logging.getLogger().handlers[:]
     logging.getLogger().handlers.clear()
     try:
-        log.error("told_to_nobody", revision=42)
+        log.error("told_to_nobody", environment="test")
     finally:
         logging.getLogger().handlers[:] = handlers
     assert capfd.readouterr() == ("", "")
@@ -239,5 +240,5 @@ def test_the_library_is_silent_until_logging_is_configured(capfd: pytest.Capture
 def test_what_is_below_the_level_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR, logger="configbus"):
         log.warning("not_told")
-        log.error("told")
-    assert [record.getMessage() for record in caplog.records] == ["told"]
+        log.error("told", environment="test")
+    assert [facts_of(record)["event"] for record in caplog.records] == ["told"]
