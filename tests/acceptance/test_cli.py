@@ -130,6 +130,22 @@ def test_redis_down_after_the_commit_is_a_warning_not_a_failure(shell: Shell) ->
     assert shell("get", "risk.max_order_attempts").stdout == "5\n"
 
 
+def test_logs_in_json_are_one_object_per_line_and_say_whose_they_are(shell: Shell) -> None:
+    shell.environ["CONFIGBUS_LOG_FORMAT"] = "json"
+    relay = shell.start("relay")
+    assert relay.stderr is not None
+    heard = [line_with(relay, relay.stderr, "relay_started")]
+    done = shell("set", "risk.max_order_attempts=5", CONFIGBUS_REDIS_URL="redis://:hunter2@127.0.0.1:1/0")
+    heard += [line_with(relay, relay.stderr, '"revision": 2'), *done.stderr.splitlines()]
+    relay.terminate()
+    heard += relay.communicate(timeout=PATIENCE)[1].splitlines()
+    lines = [json.loads(line) for line in heard]
+    assert {line["event"] for line in lines} >= {"relay_started", "release_published", "publish_left_to_relay"}
+    assert all({"at", "level", "event"} <= line.keys() for line in lines)
+    assert {line["environment"] for line in lines} == {"production"}
+    assert {line["revision"] for line in lines if line["event"].startswith(("release", "publish"))} == {2}
+
+
 def test_a_setting_that_is_missing_is_named(shell: Shell) -> None:
     done = shell("get", "risk", CONFIGBUS_DATABASE_URL="")
     assert done.returncode == 2
