@@ -48,7 +48,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def configbus_domains(pytestconfig: pytest.Config) -> tuple[str, ...]:
     """The modules whose Block classes the other fixtures know."""
-    from configbus.testing import domains_of
+    from configbus.testing.memory import domains_of
 
     chosen = os.environ.get("CONFIGBUS_DOMAINS") or os.environ.get("CONFIGBUS_DOMAINS_FILE")
     return domains_of(None if chosen else ",".join(pytestconfig.getini("configbus_domains")) or None)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 from configbus.block import Block
 from configbus.change import changes_between
-from configbus.errors import NotReady, Rejected
+from configbus.errors import NotReady, Rejected, SettingsError
 from configbus.follow import Follower
 from configbus.log import log
 from configbus.protocol import Reading, Report
@@ -209,8 +209,13 @@ def reached(reads: Reads, release: Release | int) -> bool:
 
 def read_store(settings: Settings, seconds: float) -> Reading:
     """The newest state in Postgres: the one seam through which a worker imports the store."""
-    from configbus.store.connect import Place, connected
-    from configbus.store.releases import newest_state
+    try:
+        from configbus.store.connect import Place, connected
+        from configbus.store.releases import newest_state
+    except ModuleNotFoundError as error:
+        raise SettingsError(
+            f"CONFIGBUS_DATABASE_URL is set, and {error.name} is not installed: pip install 'configbus[store]'"
+        ) from None
 
     with connected(settings.require("database_url"), seconds) as connection:
         state = newest_state(connection, Place(settings.schema, settings.environment))

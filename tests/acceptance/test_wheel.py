@@ -84,6 +84,13 @@ def test_without_extras_a_worker_works_and_stays_light_and_commands_name_the_ext
     own = [path for path in packages.rglob("*") if path.is_file() and path.relative_to(packages).parts[0] != "pip"]
     assert sum(path.stat().st_size for path in own if "__pycache__" not in path.parts) < INSTALLED_BYTES
 
+    start = "import logging; logging.basicConfig(); from configbus import ConfigBus; ConfigBus.connect(start_timeout=1)"
+    nowhere = "redis://127.0.0.1:1/0"
+    done = run(bare / "python", "-c", start, CONFIGBUS_REDIS_URL=nowhere, CONFIGBUS_DATABASE_URL=database_url)
+    assert done.stderr.count("CONFIGBUS_DATABASE_URL is set, and psycopg is not installed: pip install") == 1
+    assert "standing_on_defaults" in done.stderr
+    assert "Traceback" not in done.stderr
+
     for command in ("migrate", "list", "up"):
         done = run(bare / "configbus", command)
         assert (done.returncode, done.stdout) == (1, "")
