@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class _Refusal:
+class Refusal:
+    """Why the content of a block is not valid; `error` is what a validator raised that failed instead of refusing."""
+
     field: str
     reason: str
     error: Exception | None = None
@@ -42,8 +44,8 @@ def adopt(
     """The snapshot that follows `before` now that `received` is what Redis holds."""
     last = before.adopted if before is not None and before.origin != "layers" else {}
     changed = {name: entry for name, entry in received.items() if name not in last or last[name].mark != entry.mark}
-    parsed = {name: _parse(entry, catalogue) for name, entry in changed.items()}
-    held = {name: result for name, result in parsed.items() if isinstance(result, _Refusal)}
+    parsed = {name: parse_entry(entry, catalogue) for name, entry in changed.items()}
+    held = {name: result for name, result in parsed.items() if isinstance(result, Refusal)}
     if last:
         _hold_partners(changed, received, held)
 
@@ -51,7 +53,7 @@ def adopt(
     rejections = {}
     for name, entry in changed.items():
         match held.get(name, parsed[name]):
-            case _Refusal(field, reason, error):
+            case Refusal(field, reason, error):
                 good = last[name].mark if name in last else None
                 at = good.revision if good else None
                 rejections[name] = Rejection(entry.mark.revision, field, reason, at, error)
@@ -74,7 +76,7 @@ def on_layers(catalogue: Catalogue, selection: Selection) -> Snapshot:
     return adopt({}, NOWHERE, "layers", None, catalogue, selection)
 
 
-def _hold_partners(changed: Mapping[str, Entry], received: Mapping[str, Entry], held: dict[str, _Refusal]) -> None:
+def _hold_partners(changed: Mapping[str, Entry], received: Mapping[str, Entry], held: dict[str, Refusal]) -> None:
     """A changed block is held while a followed block of its release is held; repeated until nothing is added."""
     added = True
     while added:
@@ -87,11 +89,12 @@ def _hold_partners(changed: Mapping[str, Entry], received: Mapping[str, Entry], 
             else:
                 culprits = [other for other in entry.partners if other in held]
             if culprits:
-                held[name] = _Refusal("", f"its release also changed {culprits[0]}, which is held")
+                held[name] = Refusal("", f"its release also changed {culprits[0]}, which is held")
                 added = True
 
 
-def _parse(entry: Entry, catalogue: Catalogue) -> Block | _Refusal | None:
+def parse_entry(entry: Entry, catalogue: Catalogue) -> Block | Refusal | None:
+    """The block that an entry holds, why it holds none that is valid, or None where it was retired."""
     if entry.retired:
         return None
     model = catalogue.domain(split_block(entry.name)[0]).model
@@ -100,9 +103,9 @@ def _parse(entry: Entry, catalogue: Catalogue) -> Block | _Refusal | None:
     except ValidationError as error:
         first, *others = problems("", error)
         more = f" (and {len(others)} more)" if others else ""
-        return _Refusal(first.path.lstrip("."), first.reason + more)
+        return Refusal(first.path.lstrip("."), first.reason + more)
     except Exception as error:  # noqa: BLE001  # a user's validator is foreign code; the follower reports it
-        return _Refusal("", f"its validator failed: {type(error).__name__}: {error}", error)
+        return Refusal("", f"its validator failed: {type(error).__name__}: {error}", error)
 
 
 def _defaults(name: str, catalogue: Catalogue) -> Block:

@@ -108,6 +108,19 @@ class Superseded(ConfigBusError):
         self.newer = newer
 
 
+class HistoryLost(ConfigBusError):
+    """Redis holds what this Postgres does not know any more: it was set back. A relay begins a new epoch then."""
+
+    def __init__(self, epoch: int, revision: int, found_epoch: int, found_revision: int) -> None:
+        super().__init__(
+            f"Redis is at epoch {found_epoch} revision {found_revision}, which this Postgres, at epoch {epoch} "
+            f"revision {revision}, does not know: it was set back. A relay begins a new epoch, or by hand: "
+            "configbus epoch raise",
+        )
+        self.epoch = epoch
+        self.found_epoch = found_epoch
+
+
 class NotReady(ConfigBusError):
     """A worker could not start on what its `require` asks for within its time."""
 

@@ -300,8 +300,11 @@ class Follower:
             if entry.mark != mark:
                 raise Malformed(f"the hash of {name} does not fit the index")
             entries[name] = entry
-        same = self.received is not None and self.received.head == head
+        before = self.received
+        same = before is not None and before.head == head
         self.received = Received(head, index, entries)
+        if before is not None and before.head.epoch != head.epoch:
+            yield from self._report("warning", "epoch_changed", epoch=head.epoch, was=before.head.epoch)
         if not same or self.snapshot is None or self.snapshot.origin != origin:
             yield from self._adopt(self.received, origin)
         return None

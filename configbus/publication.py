@@ -1,20 +1,24 @@
-"""What a publisher does about the head it finds in Redis; a pure decision, as the simulator knows it too."""
+"""What a publisher does about what it finds in Redis; pure decisions, as the simulator knows them too."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from configbus.wire import Head, Malformed, NotUnderstood, read_head
+from configbus.wire import Head, Malformed, NotUnderstood, entry_fields, entry_text, read_head
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+
+    from configbus.wire import Entry
 
 
 class Verdict(Enum):
     """What to do so that Redis stands where Postgres stands."""
 
-    DONE = "Redis is there already, or beyond"
+    DONE = "Redis is there already"
+    AHEAD = "Redis is beyond, in the same history"
     REPLAY = "publish the releases that are missing, in order"
     LAY_DOWN = "lay down the whole state: the head is missing, broken or of an older history"
     SUPERSEDED = "Redis follows a newer history: this Postgres is not the truth any more"
@@ -36,8 +40,52 @@ def judge(found: Mapping[str, str], truth: Head) -> tuple[Verdict, Head | None]:
         return Verdict.FOREIGN, head
     if head.epoch != truth.epoch:
         return (Verdict.SUPERSEDED if head.epoch > truth.epoch else Verdict.LAY_DOWN), head
-    if head.revision < truth.revision:
-        return Verdict.REPLAY, head
-    if head.revision == truth.revision and head.state != truth.state:
-        return Verdict.DIVERGED, head
-    return Verdict.DONE, head
+    if head.revision != truth.revision:
+        return (Verdict.REPLAY if head.revision < truth.revision else Verdict.AHEAD), head
+    return (Verdict.DONE if head.state == truth.state else Verdict.DIVERGED), head
+
+
+def is_lost(verdict: Verdict, head: Head | None, truth: Head, timeline: int) -> bool:
+    """Whether Postgres has lost what Redis holds, given that Redis was read first: it was set back, or its epoch was.
+
+    An epoch of this very server that is above Postgres' own, and of no later timeline, is one that got lost;
+    any other higher epoch is that of a primary which has taken over.
+    """
+    if verdict is Verdict.SUPERSEDED and head is not None:
+        return head.system == truth.system and head.epoch % 1000 <= timeline
+    return verdict in (Verdict.AHEAD, Verdict.DIVERGED)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """A field in Redis that is not what Postgres released; None where there is none. `where` is a block's name,
+    `head` or `index`.
+    """
+
+    where: str
+    field: str
+    found: str | None
+    expected: str | None
+
+
+def differences(
+    head: Head,
+    entries: Mapping[str, Entry],
+    found_head: Mapping[str, str],
+    found_index: Mapping[str, str],
+    found_blocks: Mapping[str, Mapping[str, str]],
+) -> Iterator[Difference]:
+    """What differs in Redis from a state of Postgres, for the blocks that were read."""
+    covered = {name: found_head[name] for name in found_head if name not in ("asof", "published_at")}
+    yield from _between("head", covered, head.fields())
+    yield from _between("index", found_index, {name: str(entry.mark) for name, entry in entries.items()})
+    for name, found in found_blocks.items():
+        entry = entries[name]
+        if entry_text(found.items()) != entry.text:
+            yield from _between(name, found, entry_fields(entry))
+
+
+def _between(where: str, found: Mapping[str, str], expected: Mapping[str, str]) -> Iterator[Difference]:
+    for field in sorted(found.keys() | expected.keys()):
+        if found.get(field) != expected.get(field):
+            yield Difference(where, field, found.get(field), expected.get(field))

@@ -6,6 +6,7 @@
 -- mode 'next': the head must be the release before (ARGV[2] is "bus:epoch:revision:state").
 -- mode 'full': the head must be as it was judged (ARGV[2] is the very thing that was read, field by field);
 --              keys are then laid down anew, index included, and KEYS beyond the blocks are deleted.
+-- mode 'repair': the same for these blocks alone; whatever else there is stays.
 -- Answers the word for what happened and the head as it was found, all as text.
 
 local function hash_or_nothing(key)

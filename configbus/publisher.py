@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from configbus.errors import Conflict, Superseded
+from configbus.errors import Conflict, HistoryLost, Superseded
 from configbus.log import log
-from configbus.publication import Verdict, judge
-from configbus.store.releases import Published, newest_head, newest_state, releases_after
+from configbus.publication import Verdict, is_lost, judge
+from configbus.store.releases import Published, newest_head, newest_state, releases_after, timeline_of
 from configbus.wire import HEAD_FIELDS, Entry, Head, Keys, announcement, bookmark, entry_fields
 
 if TYPE_CHECKING:
@@ -63,26 +63,29 @@ class Publisher:
         verdict, head = judge(found.fields, release.head)
         if verdict is Verdict.SUPERSEDED and head is not None:
             raise Superseded(release.head.epoch, head.epoch)
-        return verdict is Verdict.DONE
+        return verdict in (Verdict.DONE, Verdict.AHEAD)
 
     def bring_up(self, connection: Connection) -> Head:
-        """Publish whatever is missing and return the head that Redis stands at or beyond.
+        """Publish whatever is missing and return the head that Redis stands at.
 
-        Raises Superseded, Unavailable, or Conflict where somebody else's data is in the way.
+        Raises Superseded, HistoryLost, Unavailable, or Conflict where somebody else's data is in the way.
         """
         for _ in range(ATTEMPTS):
+            found = self.look()
             with connection.begin():
                 truth = newest_head(connection, self._place)
-            found = self._look()
+                timeline = timeline_of(connection, self._place)
             verdict, head = judge(found.fields, truth)
+            if is_lost(verdict, head, truth, timeline) and head is not None:
+                raise HistoryLost(truth.epoch, truth.revision, head.epoch, head.revision)
             match verdict:
                 case Verdict.DONE:
                     return truth
                 case Verdict.REPLAY if head is not None and truth.revision - head.revision <= REPLAY_LIMIT:
                     if not self._replay(connection, truth, head):
-                        self._lay_down(connection, found)
+                        self.lay_down(connection, found)
                 case Verdict.REPLAY | Verdict.LAY_DOWN:
-                    self._lay_down(connection, found)
+                    self.lay_down(connection, found)
                 case Verdict.SUPERSEDED if head is not None:
                     raise Superseded(truth.epoch, head.epoch)
                 case _:
@@ -115,7 +118,8 @@ class Publisher:
             )
         return answer, found
 
-    def _lay_down(self, connection: Connection, found: Found) -> None:
+    def lay_down(self, connection: Connection, found: Found) -> bool:
+        """Replace everything with the newest state, unless the head is not the one that was found any more."""
         state = newest_state(connection, self._place)
         names = {self.keys.block(entry.name).encode() for entry in state.entries}
         stray = [key for key in self._block_keys() if key not in names]
@@ -128,6 +132,12 @@ class Publisher:
                 blocks=len(state.entries),
                 strays=len(stray),
             )
+        return answer == "published"
+
+    def rewrite(self, head: Head, entries: Iterable[Entry], found: Found) -> bool:
+        """Lay down these blocks anew at the same position, unless the head is not the one that was found any more."""
+        answer, _ = self._run("repair", found.seen, bookmark(head, instant()), head, entries, [])
+        return answer == "published"
 
     def _run(
         self, mode: str, expected: bytes, message: str, head: Head, entries: Iterable[Entry], stray: list[bytes]
@@ -142,7 +152,8 @@ class Publisher:
         answer, *found = self.link.script(SHA, SCRIPT, [*keys, *stray], arguments)
         return answer.decode(), _found(found)
 
-    def _look(self) -> Found:
+    def look(self) -> Found:
+        """The head as Redis has it now."""
         ((kind,), values) = self.link.call(("TYPE", self.keys.head)), []
         if kind in (b"hash", b"none"):
             (values,) = self.link.call(("HMGET", self.keys.head, *HEAD_FIELDS))

@@ -14,12 +14,17 @@ from typing import TYPE_CHECKING
 
 from psycopg import sql as pgsql
 
-from configbus.errors import ConfigBusError, Unavailable
+from configbus.catalogue import load_catalogue
+from configbus.errors import ConfigBusError, Conflict, HistoryLost, Unavailable
 from configbus.link import Link
 from configbus.log import log
+from configbus.publication import Verdict, judge
 from configbus.publisher import Publisher, instant
+from configbus.repair import Repair
 from configbus.store.connect import Place, connect_listener, connected, driver_url, translated
-from configbus.store.releases import newest_head
+from configbus.store.drift import capture_drift, find_drift
+from configbus.store.releases import check_server, newest_head, raise_epoch
+from configbus.verification import refused_by_models
 from configbus.wire import Keys, bookmark
 
 if TYPE_CHECKING:
@@ -29,11 +34,17 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from configbus.settings import Settings
-    from configbus.wire import Head
+    from configbus.wire import Head, Mark
 
 LOOK_SECONDS = 0.1
 STAMP_SECONDS = 0.5
 PAUSE_SECONDS = 0.2
+COMPARE_SECONDS = 1.0
+COMPARE_SHARE = 0.05
+"""Of the relay's time that comparing may take: with very many blocks it is done less often than every second."""
+COMPARE_AT_LEAST_SECONDS = 60.0
+RAISES, RAISES_SECONDS = 3, 600.0
+"""More new epochs than these within that time are two databases that take turns, not a restore."""
 
 SCRIPT = (Path(__file__).parent / "stamp.lua").read_text(encoding="utf8")
 SHA = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
@@ -51,6 +62,11 @@ class Relay:
         driver_url(self._url)
         self._link = Link(settings.require("redis_url"))
         self._publisher = Publisher(self._link, self._keys, self._place)
+        self._repair = Repair(self._publisher, self._place)
+        self._raised: list[float] = []
+        self._lost: set[str] = set()
+        self._judged: set[Mark] = set()
+        self._catalogue = load_catalogue(settings.domains)
         self._published: Head | None = None
         self._fault = ""
 
@@ -77,13 +93,17 @@ class Relay:
         bell.execute(pgsql.SQL("LISTEN {}").format(pgsql.Identifier(self._settings.schema)))
         if not self._fault:
             log.info("relay_started", environment=self._keys.environment)
-        stamp_at = 0.0
+        with translated(), connection.begin():
+            check_server(connection, self._place, newest_head(connection, self._place))
+        stamp_at = compare_at = 0.0
         while not self._stop.is_set():
             try:
                 self._look(connection)
                 if time.monotonic() >= stamp_at:
                     stamp_at = time.monotonic() + STAMP_SECONDS
                     self._stamp(connection)
+                if time.monotonic() >= compare_at:
+                    compare_at = self._compare(connection)
                 self._recovered()
             except Unavailable as error:
                 if error.server != "Redis":
@@ -98,14 +118,72 @@ class Relay:
         with translated(), connection.begin():
             head = newest_head(connection, self._place)
         if head != self._published:
-            with translated():
-                self._published = self._publisher.bring_up(connection)
+            try:
+                with translated():
+                    self._published = self._publisher.bring_up(connection)
+            except HistoryLost as lost:
+                self._begin_epoch(connection, lost)
+
+    def _begin_epoch(self, connection: Connection, lost: HistoryLost) -> None:
+        """Postgres was set back below what workers hold: a new epoch makes them follow it."""
+        now = time.monotonic()
+        self._raised = [at for at in self._raised if at > now - RAISES_SECONDS]
+        if len(self._raised) >= RAISES:
+            raise Conflict(
+                f"{RAISES} new epochs within {RAISES_SECONDS / 60:.0f} minutes: another database publishes to these "
+                f"keys, or CONFIGBUS_REDIS_URL is wrong. Stop one of them, then restart this relay. ({lost})"
+            )
+        with translated(), connection.begin():
+            raised = raise_epoch(connection, self._place, lost.epoch, lost.found_epoch, str(lost))
+        self._raised.append(now)
+        log.error("epoch_raised", environment=self._keys.environment, epoch=raised, reason=str(lost))
+
+    def _compare(self, connection: Connection) -> float:
+        """Release what bypassed the triggers, put right what differs in Redis, name what workers refuse; when to do so
+        again.
+        """
+        started = time.monotonic()
+        with translated(), connection.begin():
+            drift = find_drift(connection, self._place)
+        if any(not block.lost for block in drift):
+            with translated(), connection.begin():
+                released = capture_drift(connection, self._place)
+            log.warning("drift_released", environment=self._keys.environment, blocks=", ".join(released))
+        lost = {block.block for block in drift if block.lost}
+        if lost - self._lost:
+            log.error("active_row_missing", environment=self._keys.environment, blocks=", ".join(sorted(lost)))
+        self._lost = lost
+        with translated():
+            wrong = self._repair.repair(connection)
+            entries = self._repair.state(connection).entries
+        for entry, refusal in refused_by_models((e for e in entries if e.mark not in self._judged), self._catalogue):
+            log.error(
+                "block_invalid",
+                environment=self._keys.environment,
+                block=entry.name,
+                revision=entry.mark.revision,
+                field=refusal.field,
+                reason=refusal.reason,
+                exc_info=refusal.error,
+            )
+        self._judged = {entry.mark for entry in entries}
+        for where in dict.fromkeys(difference.where for difference in wrong):
+            fields = ", ".join(difference.field for difference in wrong if difference.where == where)
+            log.warning("redis_repaired", environment=self._keys.environment, where=where, fields=fields)
+        ended = time.monotonic()
+        return ended + min(max((ended - started) / COMPARE_SHARE, COMPARE_SECONDS), COMPARE_AT_LEAST_SECONDS)
 
     def _stamp(self, connection: Connection) -> Head:
-        """Redis' clock first, then Postgres, then the stamp: one connection to Redis, which a Link never swaps."""
+        """Redis' clock and head first, then Postgres, then the stamp: one connection to Redis, which a Link never
+        swaps. A head that is not Postgres' own is published to first.
+        """
         ((seconds, micros),) = self._link.call(("TIME",))
+        found = self._publisher.look()
         with translated(), connection.begin():
             head = newest_head(connection, self._place)
+        if judge(found.fields, head)[0] is not Verdict.DONE:
+            self._published = None
+            return head
         stamp = str(int(seconds) * 1_000_000 + int(micros))
         arguments = [stamp, head.bus, str(head.epoch), str(head.revision), head.state]
         answer = self._link.script(

@@ -46,7 +46,7 @@ def reference() -> str:
 def _commands() -> Iterator[str]:
     group: Any = get_command(app)
     found = {}
-    for name, command in group.commands.items():
+    for name, command in _flat(group, ""):
         context = command.make_context(name, [], resilient_parsing=True)
         found[name] = command.help, [part.get_help_record(context) for part in command.params]
     count = Counter(option for _, options in found.values() for option in options)
@@ -68,6 +68,14 @@ def _commands() -> Iterator[str]:
     defaults = {field.name: f"`{field.default}`" for field in fields(Settings)} | MADE
     variables = [(f"`{PREFIX}{name.upper()}`", default) for name, default in defaults.items()]
     yield _table(("variable", "default"), variables)
+
+
+def _flat(group: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _flat(command, f"{prefix}{name} ")
+        else:
+            yield f"{prefix}{name}", command
 
 
 def _names() -> Iterator[str]:

@@ -7,6 +7,7 @@ import sys
 from configbus.errors import (
     ConfigBusError,
     Conflict,
+    HistoryLost,
     InvalidValue,
     MigrationRefused,
     SettingsError,
@@ -22,6 +23,7 @@ EXIT_STATUS: dict[type[ConfigBusError], int] = {
     Conflict: 5,
     MigrationRefused: 5,
     Superseded: 5,
+    HistoryLost: 5,
     Unavailable: 6,
 }
 DIFFERENT = 8

@@ -2,7 +2,7 @@
 
 import typer
 
-from configbus.cli import authoring, demo, health, migrating, reading, running, settings, up
+from configbus.cli import authoring, demo, health, migrating, reading, running, settings, up, verifying
 
 app = typer.Typer(
     name="configbus",
@@ -34,6 +34,8 @@ for command in (
     running.watch,
     running.status,
     health.health,
+    verifying.verify,
     settings.settings,
 ):
     app.command(command.__name__.rstrip("_"))(command)
+app.add_typer(verifying.epoch_commands)

@@ -28,7 +28,8 @@ KEEPALIVE: dict[str, Any] = {
 }
 DEADLOCK, SERIALIZATION = "40P01", "40001"
 CANCELED = "57014"
-CHECK, UNIQUE, FOREIGN_KEY, LOCK_TIMEOUT, NO_TABLE, NO_SCHEMA = "23514", "23505", "23503", "55P03", "42P01", "3F000"
+CHECK, UNIQUE, FOREIGN_KEY, LOCK_TIMEOUT, ELSEWHERE = "23514", "23505", "23503", "55P03", "55000"
+NO_TABLE, NO_SCHEMA, NO_FUNCTION = "42P01", "3F000", "42883"
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,13 +131,13 @@ def _in_our_words(error: BaseException | None) -> Exception:
         return Conflict(f"{domain}: another row of this block has that name; only archived rows may share one")
     if state == UNIQUE:
         return Conflict(f"{domain}: somebody else changed it at the same time ({constraint}); try again")
-    if state in (NO_TABLE, NO_SCHEMA):
+    if state in (NO_TABLE, NO_SCHEMA, NO_FUNCTION):
         return Unavailable("Postgres", f"{message}. Is the schema there? Run: configbus migrate")
     if state == CANCELED:
         return Unavailable("Postgres", f"{message}: it took longer than it may, and nothing of it was done")
     if state == LOCK_TIMEOUT:
         return Conflict(f"somebody holds a lock on it for long: {message}; see pg_locks, then try again")
-    if state is not None and state.startswith("23"):
+    if state == ELSEWHERE or (state is not None and state.startswith("23")):
         return Conflict(message)
     if isinstance(error, psycopg.errors.DataError):
         return InvalidValue([Problem("value", message)])

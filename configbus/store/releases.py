@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import text
 
-from configbus.errors import UnknownEnvironment
+from configbus.errors import Conflict, UnknownEnvironment
 from configbus.names import near
 from configbus.store.connect import Place, sql
 from configbus.wire import EMPTY_STATE, Entry, Head, make_entry
@@ -35,8 +35,7 @@ CAPTURE_NOW = """
     SET CONSTRAINTS {schema}.seal IMMEDIATE"""
 """All captures first, the one seal behind them, as at commit: with ALL, every capture would seal anew."""
 NEWEST = """
-    SELECT {entry} FROM (SELECT DISTINCT ON (name) * FROM {schema}.release_block WHERE environment = :environment
-                         ORDER BY name, revision DESC) AS b""".replace("{entry}", ENTRY)
+    SELECT {entry} FROM {schema}.newest(:environment) AS b""".replace("{entry}", ENTRY)
 AFTER = """
     SELECT r.revision, r.epoch, r.state, r.prev, {schema}.instant(r.released_at) AS released_at, {entry}
     FROM {schema}.release AS r JOIN {schema}.release_block AS b USING (environment, revision)
@@ -72,6 +71,29 @@ def newest_head(connection: Connection, place: Place) -> Head:
             near(place.environment, known),
         )
     return Head(row.bus, row.system, row.epoch, row.revision, row.state or EMPTY_STATE)
+
+
+def timeline_of(connection: Connection, place: Place) -> int:
+    """The timeline of the server: it rises when a standby is promoted. Raises what Postgres says on a standby."""
+    return int(connection.scalar(sql("SELECT {schema}.timeline()", place.schema)) or 0)
+
+
+def check_server(connection: Connection, place: Place, head: Head) -> None:
+    """Raises Conflict where the environment came here from another server, by a restore or a copy."""
+    if connection.scalar(sql("SELECT {schema}.server()", place.schema)) != head.system:
+        raise Conflict(
+            f"environment {place.environment} comes from another Postgres server, restored or copied: if this one is "
+            "to be the truth from now on, say so with: configbus epoch raise"
+        )
+
+
+def raise_epoch(connection: Connection, place: Place, expected: int, above: int, reason: str) -> int:
+    """Begin a new history above all epochs named, unless somebody did since `expected` was read; the epoch."""
+    given = {"environment": place.environment, "expected": expected, "above": above, "reason": reason}
+    raised = connection.scalar(
+        sql("SELECT {schema}.raise_epoch(:environment, :expected, :above, :reason)", place.schema), given
+    )
+    return int(raised or 0)
 
 
 def newest_state(connection: Connection, place: Place) -> FullState:

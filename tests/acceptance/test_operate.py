@@ -56,7 +56,8 @@ class Step:
     @property
     def other_end(self) -> int:
         """The exit status, beside 0, that a command has which did what it is for."""
-        return {"diff": 1, "timeout": 124}.get(self.command.split()[0], 0)
+        ends = {"diff": 1, "timeout": 124, "configbus verify": 8}
+        return next((end for command, end in ends.items() if self.command.startswith(command)), 0)
 
 
 def steps_of(title: str) -> Iterator[Step]:
@@ -192,14 +193,13 @@ def test_which_value_and_who(night: Night) -> None:
 
 @NO_REDIS_CLI
 def test_is_it_the_same_in_redis(night: Night) -> None:
+    night.stop_relays()
     night.redis.hset("configbus:{production}:block:trading", "score_threshold", '"0.900"')
     night.play("Is it the same in Redis")
-    for key in ("index", "block:trading"):
-        night.redis.delete(f"configbus:{{production}}:{key}")
-    night.redis.delete("configbus:{production}:head")
-    night.in_step()
-    assert night.redis.hlen("configbus:{production}:index") == 7
-    assert "state_laid_down" in night.stop_relays()
+    night.start_relay()
+    night.redis.hset("configbus:{production}:block:trading", "score_threshold", '"0.900"')
+    until(lambda: night.redis.hget("configbus:{production}:block:trading", "score_threshold") == b'"0.800"')
+    assert "redis_repaired" in night.stop_relays()
 
 
 def test_change_it_and_put_it_back(night: Night) -> None:
@@ -222,7 +222,6 @@ def test_redis_was_emptied(night: Night) -> None:
         night.in_step()
         assert (bus.revision, str(bus.get("trading.score_threshold"))) == (2, "0.800")
     log = night.stop_relays()
-    assert "stamp_refused" in log
     assert "state_laid_down" in log
 
 
@@ -286,10 +285,9 @@ def test_postgres_was_set_back(database_url: str, empty_database_url: str, redis
         )
         before.stop_relays()
         after = stack.enter_context(a_night(empty_database_url, redis_url, tmp_path / "after"))
-        told = after.shell("status")
-        assert told.returncode == 8
-        assert "lag -1" in told.stdout
-        until(lambda: (bus.revision, bus.state) == (2, "live"))
+        epoch = bus.epoch
+        until(lambda: (bus.revision, bus.state) == (1, "live"))
+        assert bus.epoch > epoch
         after.play("Backup and restore")
         after.in_step()
         until(lambda: (bus.revision, bus.state) == (1, "live"))

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from entries import BUS, EPOCH, SYSTEM
+from entries import BUS, EPOCH, SYSTEM, history_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from configbus.publication import Verdict, judge
-from configbus.wire import HEAD_FIELDS, Head
+from configbus.publication import Difference, Verdict, differences, is_lost, judge
+from configbus.wire import HEAD_FIELDS, Head, entry_fields
 
 STATE, OTHER = "0123456789abcdef" * 2, "f" * 32
 TRUTH = Head(BUS, SYSTEM, EPOCH, 42, STATE)
@@ -20,7 +20,7 @@ TRUTH = Head(BUS, SYSTEM, EPOCH, 42, STATE)
     ("head", "verdict"),
     [
         (TRUTH, Verdict.DONE),
-        (replace(TRUTH, revision=43, state=OTHER), Verdict.DONE),
+        (replace(TRUTH, revision=43, state=OTHER), Verdict.AHEAD),
         (replace(TRUTH, revision=41, state=OTHER), Verdict.REPLAY),
         (replace(TRUTH, revision=41), Verdict.REPLAY),
         (replace(TRUTH, revision=0, state="0" * 32), Verdict.REPLAY),
@@ -95,6 +95,52 @@ def test_of_two_publishers_at_different_positions_one_has_nothing_to_do_or_gives
     elif mine.epoch != other.epoch:
         assert verdicts == {Verdict.SUPERSEDED, Verdict.LAY_DOWN}
     elif mine.revision != other.revision:
-        assert verdicts == {Verdict.DONE, Verdict.REPLAY}
+        assert verdicts == {Verdict.AHEAD, Verdict.REPLAY}
     else:
         assert verdicts == {Verdict.DIVERGED}
+
+
+@pytest.mark.parametrize(
+    ("head", "lost"),
+    [
+        (TRUTH, False),
+        (replace(TRUTH, revision=41, state=OTHER), False),
+        (replace(TRUTH, revision=43, state=OTHER), True),
+        (replace(TRUTH, state=OTHER), True),
+        (replace(TRUTH, epoch=EPOCH - 1000, revision=99), False),
+        (replace(TRUTH, epoch=EPOCH + 1000, revision=1, state=OTHER), True),
+        (replace(TRUTH, epoch=EPOCH + 1, revision=99, state=OTHER), False),
+        (replace(TRUTH, epoch=EPOCH + 1001, state=OTHER), False),
+        (replace(TRUTH, epoch=EPOCH + 1000, system="7399999999999999999"), False),
+        (replace(TRUTH, bus="ffffffffffff", revision=43), False),
+    ],
+)
+def test_postgres_has_lost_what_redis_holds_unless_another_primary_took_over(head: Head, lost: bool) -> None:  # noqa: FBT001  # a case
+    assert is_lost(*judge(head.fields(), TRUTH), TRUTH, EPOCH % 1000) is lost
+
+
+def test_what_differs_is_named_field_by_field() -> None:
+    history = history_of({"trading": {}, "risk": {}})
+    entries = history.entries
+    head, index = history.head.fields(), {name: str(entry.mark) for name, entry in entries.items()}
+    blocks = {name: entry_fields(entry) for name, entry in entries.items()}
+    assert not list(differences(history.head, entries, head | {"asof": "1"}, index, blocks))
+    assert not list(differences(history.head, entries, head, index, {}))
+
+    expected = blocks["trading"]["score_threshold"]
+    blocks["trading"] = blocks["trading"] | {"score_threshold": '"0.999"', "stray": "1"}
+    blocks["risk"] = {}
+    index["unknown"] = "1:" + "0" * 32
+    found = list(differences(history.head, entries, head | {"check": "0"}, index, blocks))
+    assert found[:2] == [
+        Difference("head", "check", "0", history.head.check),
+        Difference("index", "unknown", index["unknown"], None),
+    ]
+    of_trading = [difference for difference in found if difference.where == "trading"]
+    assert of_trading == [
+        Difference("trading", "score_threshold", '"0.999"', expected),
+        Difference("trading", "stray", "1", None),
+    ]
+    of_risk = {difference.field: difference for difference in found if difference.where == "risk"}
+    assert of_risk.keys() == entry_fields(entries["risk"]).keys()
+    assert all(difference.found is None for difference in of_risk.values())

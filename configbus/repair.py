@@ -1,0 +1,96 @@
+"""Comparing Redis with Postgres, field by field, and putting right what differs there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from configbus.publication import Verdict, differences, judge
+from configbus.store.drift import record_repair
+from configbus.store.releases import newest_head, newest_state
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy import Connection
+
+    from configbus.publication import Difference
+    from configbus.publisher import Publisher
+    from configbus.store.connect import Place
+    from configbus.store.releases import FullState
+
+CHUNK = 500
+"""Blocks that are read from Redis in one transaction."""
+
+
+class Repair:
+    """Compares one environment and repairs it. The state of Postgres is read again only after a release."""
+
+    def __init__(self, publisher: Publisher, place: Place) -> None:
+        self._publisher = publisher
+        self._place = place
+        self._state: FullState | None = None
+
+    def state(self, connection: Connection) -> FullState:
+        """Everything that holds in Postgres now."""
+        with connection.begin():
+            head = newest_head(connection, self._place)
+        if self._state is None or self._state.head != head:
+            self._state = newest_state(connection, self._place)
+        return self._state
+
+    def compare(self, connection: Connection) -> list[Difference]:
+        """What differs in Redis from Postgres; nothing while Redis stands at another position than Postgres.
+
+        Raises Unavailable.
+        """
+        state = self.state(connection)
+        found = self._publisher.look()
+        if judge(found.fields, state.head)[0] is not Verdict.DONE:
+            return []
+        entries = {entry.name: entry for entry in state.entries}
+        head, index, blocks = self._read(list(entries))
+        if judge(head, state.head)[0] is not Verdict.DONE:
+            return []
+        return list(differences(state.head, entries, head, index, blocks))
+
+    def repair(self, connection: Connection) -> list[Difference]:
+        """Put right what differs in Redis, record it in the audit log, and return what it was."""
+        found = self._publisher.look()
+        wrong = self.compare(connection)
+        if not wrong:
+            return []
+        state = self.state(connection)
+        entries = {entry.name: entry for entry in state.entries}
+        damaged = [entries[name] for name in dict.fromkeys(difference.where for difference in wrong) if name in entries]
+        whole = any(difference.where not in entries for difference in wrong)
+        if whole:
+            done = self._publisher.lay_down(connection, found)
+        else:
+            done = self._publisher.rewrite(state.head, damaged, found)
+        if not done:
+            return []
+        with connection.begin():
+            record_repair(connection, self._place, wrong, entries)
+        return wrong
+
+    def _read(self, names: Sequence[str]) -> tuple[dict[str, str], dict[str, str], dict[str, dict[str, str]]]:
+        """Index and blocks, and then the head: while that is the same, so was all that was read before it."""
+        keys = self._publisher.keys
+        blocks: dict[str, dict[str, str]] = {}
+        for first in range(0, len(names), CHUNK):
+            chunk = names[first : first + CHUNK]
+            commands = [("HGETALL", keys.block(name)) for name in chunk]
+            *_, replies = self._publisher.link.call(("MULTI",), *commands, ("EXEC",))
+            blocks |= zip(chunk, map(_fields, replies), strict=True)
+        *_, (index, head) = self._publisher.link.call(
+            ("MULTI",), ("HGETALL", keys.index), ("HGETALL", keys.head), ("EXEC",)
+        )
+        return _fields(head), _fields(index), blocks
+
+
+def _fields(reply: Any) -> dict[str, str]:
+    """A hash as text; what is none has one field that says so."""
+    if isinstance(reply, Exception):
+        return {"": "not a hash"}
+    texts = [part.decode(errors="replace") for part in reply]
+    return dict(zip(texts[::2], texts[1::2], strict=True))

@@ -1,0 +1,126 @@
+"""Everything held against everything: active rows, release tables, Redis, and the models; and a new history by hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from configbus.adoption import Refusal, parse_entry
+from configbus.catalogue import load_catalogue
+from configbus.link import Link
+from configbus.names import split_block
+from configbus.publication import Verdict, judge
+from configbus.publisher import Publisher
+from configbus.repair import Repair
+from configbus.store.connect import Place, connected, translated
+from configbus.store.drift import capture_drift, find_drift
+from configbus.store.releases import newest_head, raise_epoch
+from configbus.store.versions import begin_authoring
+from configbus.wire import Keys, entry_fields
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from sqlalchemy import Connection
+
+    from configbus.catalogue import Catalogue
+    from configbus.settings import Settings
+    from configbus.store.drift import Drift
+    from configbus.wire import Entry
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is not as it should be; JSON texts, None where there is nothing.
+
+    In `postgres`, `found` is in the active row and `expected` in the newest release: it was written with the triggers
+    switched off, and to repair is to release it. In `redis`, `expected` is in the newest release. In `model`,
+    `expected` is why workers refuse the value; no program can mend that.
+    """
+
+    where: Literal["postgres", "redis", "model"]
+    block: str
+    field: str
+    found: str | None
+    expected: str | None
+    repaired: bool
+
+
+def verify(settings: Settings, *, repair: bool) -> list[Finding]:
+    """What differs, before any of it is put right.
+
+    Raises Unavailable, and with `repair` what keeps a publisher from publishing: Superseded, HistoryLost, Conflict.
+    """
+    place, catalogue = Place(settings.schema, settings.environment), load_catalogue(settings.domains)
+    link = Link(settings.require("redis_url"))
+    publisher = Publisher(link, Keys(settings.namespace, settings.environment), place)
+    checker = Repair(publisher, place)
+    with translated(), connected(settings.require("database_url")) as connection:
+        with connection.begin():
+            drift = find_drift(connection, place)
+        findings = [finding for block in drift for finding in _of_drift(block, repaired=repair and not block.lost)]
+        findings += [replace(finding, repaired=repair) for finding in _of_redis(publisher, checker, connection)]
+        if repair:
+            with connection.begin():
+                begin_authoring(connection, settings.actor, None, publishes=True)
+                capture_drift(connection, place)
+            publisher.bring_up(connection)
+            checker.repair(connection)
+        findings += _of_models(checker.state(connection).entries, catalogue)
+    link.close()
+    return findings
+
+
+def begin_epoch(settings: Settings, reason: str) -> int:
+    """Begin a new history above that of Postgres and of Redis, and publish it; its epoch. Raises Unavailable."""
+    place = Place(settings.schema, settings.environment)
+    link = Link(settings.require("redis_url"))
+    publisher = Publisher(link, Keys(settings.namespace, settings.environment), place)
+    with translated(), connected(settings.require("database_url")) as connection:
+        with connection.begin():
+            head = newest_head(connection, place)
+        _, found = judge(publisher.look().fields, head)
+        with connection.begin():
+            begin_authoring(connection, settings.actor, reason, publishes=True)
+            raised = raise_epoch(connection, place, head.epoch, found.epoch if found is not None else 0, reason)
+        publisher.bring_up(connection)
+    link.close()
+    return raised
+
+
+def refused_by_models(entries: Iterable[Entry], catalogue: Catalogue) -> Iterator[tuple[Entry, Refusal]]:
+    """The entries that workers with this catalogue refuse; those of other domains are not judged."""
+    for entry in entries:
+        if split_block(entry.name)[0] in catalogue.domains:
+            block = parse_entry(entry, catalogue)
+            if isinstance(block, Refusal):
+                yield entry, block
+
+
+def _of_drift(block: Drift, *, repaired: bool) -> Iterator[Finding]:
+    if block.lost:
+        yield Finding("postgres", block.block, "", None, "an active row", repaired=False)
+        return
+    released, live = block.released or {}, block.live or {}
+    changed = [field for field in sorted(released.keys() | live.keys()) if released.get(field) != live.get(field)]
+    for field in changed or ["@"]:
+        yield Finding("postgres", block.block, field, live.get(field), released.get(field), repaired)
+
+
+def _of_redis(publisher: Publisher, checker: Repair, connection: Connection) -> Iterator[Finding]:
+    found = publisher.look().fields
+    truth = checker.state(connection).head
+    verdict, _ = judge(found, truth)
+    if verdict is Verdict.DONE:
+        for wrong in checker.compare(connection):
+            yield Finding("redis", wrong.where, wrong.field, wrong.found, wrong.expected, repaired=False)
+        return
+    there = f"epoch {found.get('epoch')}, revision {found.get('revision')}" if found else None
+    expected = f"epoch {truth.epoch}, revision {truth.revision}"
+    yield Finding("redis", "head", verdict.name.lower(), there, expected, repaired=False)
+
+
+def _of_models(entries: Iterable[Entry], catalogue: Catalogue) -> Iterator[Finding]:
+    for entry, refusal in refused_by_models(entries, catalogue):
+        value = entry_fields(entry).get(refusal.field.partition(".")[0])
+        yield Finding("model", entry.name, refusal.field, value, refusal.reason, repaired=False)

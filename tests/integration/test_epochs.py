@@ -1,0 +1,161 @@
+"""Histories that were lost: a new epoch makes every worker follow what Postgres holds, and none goes backwards."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+from relays import running_relay
+from waiting import until
+
+from configbus import ConfigBus
+from configbus.author import Author
+from configbus.errors import Conflict, HistoryLost, Superseded
+from configbus.relay import RAISES, Relay
+from configbus.verification import begin_epoch
+
+if TYPE_CHECKING:
+    from configbus.settings import Settings
+
+SET_BACK = """
+    SET session_replication_role = replica;
+    DELETE FROM configbus.release_block WHERE revision > 1;
+    DELETE FROM configbus.release WHERE revision > 1;
+    UPDATE configbus.environment SET revision = 1;
+    UPDATE configbus.risk_config SET max_order_attempts = 3, version = 1 WHERE status = 'active';
+    UPDATE configbus.risk_config AS r SET id = (b.envelope ->> '@id')::uuid, name = b.envelope ->> '@name',
+        activated_at = (b.envelope ->> '@activated_at')::timestamptz, activated_by = b.envelope ->> '@activated_by'
+    FROM configbus.release_block AS b WHERE b.name = 'risk' AND r.status = 'active'"""
+
+
+def set_back(settings: Settings) -> None:
+    """Postgres as it was at revision 1."""
+    with psycopg.connect(settings.require("database_url")) as operator:
+        operator.execute("SET session_replication_role = replica")
+        operator.execute("DELETE FROM configbus.risk_config WHERE status = 'archived'")
+        operator.execute(SET_BACK)
+
+
+def epoch_of(settings: Settings) -> int:
+    with psycopg.connect(settings.require("database_url")) as operator:
+        row = operator.execute("SELECT epoch FROM configbus.environment").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def wait_for_epoch_above(settings: Settings, epoch: int) -> None:
+    until(lambda: epoch_of(settings) > epoch)
+
+
+def test_a_database_set_back_is_followed_in_a_new_epoch(
+    relay: Settings, worker: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    seen: list[tuple[int, int]] = []
+    with ConfigBus.connect(**worker, require="live") as bus, Author(relay) as author:
+        bus.on_change("*", lambda _change: seen.append((bus.epoch, bus.revision)))
+        for number in (5, 6, 7):
+            bus.wait_for(author.set({"risk.max_order_attempts": number}))
+        before = bus.epoch
+        set_back(relay)
+        until(lambda: bus.epoch > before)
+        assert (bus.revision, bus.get("risk.max_order_attempts")) == (1, 3)
+        bus.wait_for(author.set({"risk.max_order_attempts": 8}))
+        assert (bus.revision, bus.get("risk.max_order_attempts")) == (2, 8)
+        until(lambda: bus.state == "live")
+    assert seen == sorted(seen)
+    assert sum("epoch_raised" in record.message for record in caplog.records) == 1
+    assert sum("epoch_changed" in record.message for record in caplog.records) == 1
+
+
+def test_other_content_at_the_same_revision_is_a_new_epoch_too(relay: Settings, worker: dict[str, Any]) -> None:
+    with ConfigBus.connect(**worker, require="live") as bus, Author(relay) as author:
+        bus.wait_for(author.set({"risk.max_order_attempts": 7}))
+        before = bus.epoch
+        with psycopg.connect(relay.require("database_url")) as operator:
+            operator.execute("SET session_replication_role = replica")
+            operator.execute("DELETE FROM configbus.risk_config WHERE status = 'archived'")
+            operator.execute(SET_BACK)
+            operator.execute("SET session_replication_role = DEFAULT")
+            operator.execute("UPDATE configbus.risk_config SET max_order_attempts = 8 WHERE status = 'active'")
+        until(lambda: bus.epoch > before)
+        assert (bus.revision, bus.get("risk.max_order_attempts")) == (2, 8)
+
+
+def test_an_epoch_that_got_lost_is_raised_again(relay: Settings, worker: dict[str, Any]) -> None:
+    before = epoch_of(relay)
+    raised = begin_epoch(relay, "a restore")
+    assert raised > before
+    with ConfigBus.connect(**worker, require="live") as bus:
+        assert bus.epoch == raised
+        with psycopg.connect(relay.require("database_url")) as operator:
+            operator.execute("UPDATE configbus.environment SET epoch = %s", [before])
+        until(lambda: bus.epoch > raised)
+        assert bus.revision == 1
+
+
+def test_a_promoted_standby_begins_an_epoch_with_its_first_release(relay: Settings, worker: dict[str, Any]) -> None:
+    with ConfigBus.connect(**worker, require="live") as bus, Author(relay) as author:
+        with psycopg.connect(relay.require("database_url")) as operator:
+            operator.execute("UPDATE configbus.environment SET epoch = epoch - epoch % 1000")
+        earlier = epoch_of(relay)
+        release = author.set({"risk.max_order_attempts": 7})
+        assert release.epoch == earlier + 1
+        bus.wait_for(release)
+
+
+def test_an_environment_from_another_server_takes_no_release_until_it_is_said_so(
+    published: Settings, worker: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    with psycopg.connect(published.require("database_url")) as operator:
+        operator.execute("UPDATE configbus.environment SET system = '7399999999999999999'")
+        operator.commit()
+        operator.execute("UPDATE configbus.risk_config SET max_order_attempts = 9 WHERE status = 'active'")
+        with pytest.raises(psycopg.Error, match="configbus epoch raise"):
+            operator.commit()
+    with Author(published) as author, pytest.raises(Conflict, match="configbus epoch raise"):
+        author.set({"risk.max_order_attempts": 9})
+    with running_relay(published), ConfigBus.connect(**worker) as bus, Author(published) as author:
+        until(lambda: any("configbus epoch raise" in record.message for record in caplog.records))
+        assert bus.state != "live"
+        raised = begin_epoch(published, "restored on a new server")
+        bus.wait_for(author.set({"risk.max_order_attempts": 9}))
+        assert bus.epoch == raised
+        until(lambda: bus.state == "live")
+
+
+def test_an_author_on_an_old_primary_is_told(published: Settings) -> None:
+    before = epoch_of(published)
+    with Author(published) as author, psycopg.connect(published.require("database_url")) as operator:
+        begin_epoch(published, "another primary took over, of a later timeline")
+        operator.execute(
+            "CREATE OR REPLACE FUNCTION configbus.timeline() RETURNS bigint LANGUAGE sql AS 'SELECT 0::bigint'"
+        )
+        operator.execute("UPDATE configbus.environment SET epoch = %s", [before])
+        operator.commit()
+        with pytest.raises(Superseded, match="another database took over"):
+            author.set({"risk.max_order_attempts": 9})
+
+
+def test_a_release_below_redis_is_left_to_the_relay(published: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    with Author(published) as author:
+        for number in (5, 6, 7):
+            author.set({"risk.max_order_attempts": number})
+        set_back(published)
+        author.set({"risk.max_order_attempts": 9})
+    with pytest.raises(HistoryLost, match="configbus epoch raise"):
+        Relay(published, threading.Event()).bring_up()
+    assert not caplog.records
+
+
+def test_two_databases_that_take_turns_are_stopped(relay: Settings, caplog: pytest.LogCaptureFixture) -> None:
+    with Author(relay) as author:
+        for number in range(RAISES + 1):
+            author.set({"risk.max_order_attempts": 10 + number})
+            before = epoch_of(relay)
+            set_back(relay)
+            if number < RAISES:
+                wait_for_epoch_above(relay, before)
+        until(lambda: any("another database publishes to these keys" in record.message for record in caplog.records))
+    assert sum("epoch_raised" in record.message for record in caplog.records) == RAISES

@@ -1,0 +1,245 @@
+"""What is changed in Redis, or in Postgres behind the triggers, is put right, logged and recorded."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+import redis
+from waiting import until
+
+from configbus import ConfigBus
+from configbus.author import Author
+from configbus.link import Link
+from configbus.publisher import Publisher
+from configbus.reader import Reader
+from configbus.repair import Repair
+from configbus.store.connect import Place, connected
+from configbus.wire import Keys, read_head
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from configbus.settings import Settings
+
+KEYS = Keys("configbus", "production")
+BYPASS = "SET session_replication_role = replica"
+
+
+@pytest.fixture
+def client(redis_url: str) -> Iterator[Any]:
+    with redis.Redis.from_url(redis_url, decode_responses=True, encoding_errors="replace") as client:
+        yield client
+
+
+def contents(client: Any) -> dict[str, dict[str, str]]:
+    """Everything of the environment in Redis but its times."""
+    found = {key: client.hgetall(key) if client.type(key) == "hash" else {} for key in client.keys(KEYS.prefix + "*")}
+    for moving in ("asof", "published_at"):
+        found.get(KEYS.head, {}).pop(moving, None)
+    return found
+
+
+def damage(client: Any, how: str) -> None:
+    match how:
+        case "a changed field":
+            client.hset(KEYS.block("trading"), "score_threshold", '"0.999"')
+        case "a missing field":
+            client.hdel(KEYS.block("trading"), "score_threshold")
+        case "a field too many":
+            client.hset(KEYS.block("trading"), "stray", "1")
+        case "not UTF-8":
+            client.hset(KEYS.block("trading"), "score_threshold", b"\xff\xfe")
+        case "a missing block":
+            client.delete(KEYS.block("trading"))
+        case "a renamed block":
+            client.rename(KEYS.block("trading"), "elsewhere")
+        case "a block of another type":
+            client.delete(KEYS.block("trading"))
+            client.lpush(KEYS.block("trading"), "junk")
+        case "two blocks":
+            client.delete(KEYS.block("trading"), KEYS.block("risk"))
+        case "no index":
+            client.delete(KEYS.index)
+        case "an index of another type":
+            client.set(KEYS.index, "junk")
+        case "an index entry too many":
+            client.hset(KEYS.index, "stray", "1:" + "0" * 32)
+        case "an index entry that forgets":
+            client.hdel(KEYS.index, "trading")
+        case "no head":
+            client.delete(KEYS.head)
+        case "a head of another type":
+            client.set(KEYS.head, "junk")
+        case "a head whose check is wrong":
+            client.hset(KEYS.head, "check", "0" * 32)
+        case "a head of another system":
+            client.hset(KEYS.head, "system", "7399999999999999999")
+        case "a head with an absurd epoch":
+            client.hset(KEYS.head, "epoch", "9" * 30)
+        case _:
+            raise AssertionError(how)
+
+
+WAYS = (
+    "a changed field",
+    "a missing field",
+    "a field too many",
+    "not UTF-8",
+    "a missing block",
+    "a renamed block",
+    "a block of another type",
+    "two blocks",
+    "no index",
+    "an index of another type",
+    "an index entry too many",
+    "an index entry that forgets",
+    "no head",
+    "a head of another type",
+    "a head whose check is wrong",
+    "a head of another system",
+    "a head with an absurd epoch",
+)
+
+
+def put_right(client: Any, how: str) -> None:
+    right = contents(client)
+    damage(client, how)
+    assert contents(client) != right
+    until(lambda: contents(client) == right)
+
+
+@pytest.mark.parametrize("how", WAYS)
+def test_a_relay_puts_right_what_was_changed_in_redis(relay: Settings, client: Any, how: str) -> None:
+    assert relay.environment == "production"
+    put_right(client, how)
+
+
+def test_a_worker_that_runs_sees_nothing_of_the_damage(relay: Settings, client: Any, worker: dict[str, Any]) -> None:
+    seen: list[Any] = []
+    with ConfigBus.connect(**worker, require="live") as bus:
+        bus.on_change("*", lambda change: seen.append(change.fields) if change.old is not None else None)
+        for how in WAYS:
+            put_right(client, how)
+        with Author(relay) as author:
+            bus.wait_for(author.set({"risk.max_order_attempts": 9}))
+        until(lambda: bus.state == "live")
+    assert seen == [{"max_order_attempts": (3, 9)}]
+
+
+def test_a_forgery_that_fits_together_is_put_right_in_workers_too(
+    relay: Settings, client: Any, worker: dict[str, Any]
+) -> None:
+    from entries import entry_of
+
+    from configbus.wire import Head, entry_fields, read_entry, xor
+
+    assert relay.environment == "production"
+    with ConfigBus.connect(**worker, require="live") as bus:
+        head = read_head(client.hgetall(KEYS.head))
+        entry = read_entry("risk", client.hgetall(KEYS.block("risk")))
+        forged = entry_of("risk", entry_fields(entry) | {"max_order_attempts": "77"})
+        state = xor(head.state, [entry.mark.digest, forged.mark.digest])
+        with client.pipeline() as together:
+            together.hset(KEYS.block("risk"), mapping=entry_fields(forged))
+            together.hset(KEYS.index, "risk", str(forged.mark))
+            together.hset(KEYS.head, mapping=Head(head.bus, head.system, head.epoch, head.revision, state).fields())
+            together.execute()
+        bus.refresh()
+        until(lambda: bus.get("risk.max_order_attempts") == 3 and bus.epoch > head.epoch)
+
+
+def test_what_differed_and_what_it_was_set_to_is_logged_and_audited(
+    relay: Settings, client: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    right = contents(client)
+    with caplog.at_level("WARNING", logger="configbus"):
+        client.hset(KEYS.block("trading"), mapping={"score_threshold": '"0.999"', "stray": "1"})
+        until(lambda: any("redis_repaired" in record.message for record in caplog.records))
+    (record,) = [record for record in caplog.records if "redis_repaired" in record.message]
+    facts = vars(record)["facts"]
+    assert facts["where"] == "trading"
+    assert facts["fields"] == "score_threshold, stray"
+    assert contents(client) == right
+    with Reader(relay) as reader:
+        line = reader.audit("trading", limit=1)[0]
+    assert (line.action, line.block, line.reason) == ("repair", "trading", "Redis differed")
+    assert (line.old, line.new) == (
+        {"score_threshold": '"0.999"', "stray": "1"},
+        {"score_threshold": '"0.700"', "stray": None},
+    )
+    assert line.changed_fields == ("score_threshold", "stray")
+
+
+def test_what_bypassed_the_triggers_is_released_and_reaches_workers(
+    relay: Settings, client: Any, worker: dict[str, Any]
+) -> None:
+    with ConfigBus.connect(**worker, require="live") as bus, psycopg.connect(relay.require("database_url")) as bypass:
+        bypass.execute(BYPASS)
+        bypass.execute("UPDATE configbus.risk_config SET max_order_attempts = 9 WHERE status = 'active'")
+        bypass.execute("UPDATE configbus.trading_config SET score_threshold = 0.9 WHERE status = 'active'")
+        bypass.commit()
+        until(lambda: bus.revision == 2)
+        assert (bus.get("risk.max_order_attempts"), str(bus.get("trading.score_threshold"))) == (9, "0.900")
+    with Reader(relay) as reader:
+        released = reader.release(2)
+        lines = reader.audit(limit=2)
+    assert (released.reason, released.source, released.actor) == ("outside triggers", "drift", "database:configbus")
+    assert released.blocks["risk"] == {"max_order_attempts": (3, 9)}
+    assert {(line.action, line.block, line.changed_fields) for line in lines} == {
+        ("drift", "risk", ("max_order_attempts",)),
+        ("drift", "trading", ("score_threshold",)),
+    }
+    assert client.hget(KEYS.head, "revision") == "2"
+
+
+def test_a_singleton_whose_row_is_gone_is_named_and_keeps_its_values(
+    relay: Settings, worker: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    with ConfigBus.connect(**worker, require="live") as bus, psycopg.connect(relay.require("database_url")) as bypass:
+        bypass.execute(BYPASS)
+        bypass.execute("DELETE FROM configbus.risk_config WHERE status = 'active'")
+        bypass.commit()
+        until(lambda: any("active_row_missing" in record.message for record in caplog.records))
+        with Author(relay) as author:
+            bus.wait_for(author.set({"trading.score_threshold": "0.8"}))
+        assert bus.get("risk.max_order_attempts") == 3
+    assert len([record for record in caplog.records if "active_row_missing" in record.message]) == 1
+
+
+def test_content_that_workers_refuse_is_named_by_the_relay_once(
+    relay: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    with psycopg.connect(relay.require("database_url")) as operator:
+        operator.execute(
+            "UPDATE configbus.trading_config SET drawdown_reduction_tiers = %s WHERE status = 'active'",
+            [json.dumps([{"threshold_pct": "x"}])],
+        )
+    until(lambda: any("block_invalid" in record.message for record in caplog.records))
+    with Author(relay) as author:
+        for number in (4, 5):
+            author.set({"risk.max_order_attempts": number})
+        until(lambda: sum("redis_repaired" in record.message for record in caplog.records) == 0)
+    facts = [vars(record)["facts"] for record in caplog.records if "block_invalid" in record.message]
+    assert [(each["block"], each["revision"], each["field"].partition(".")[0]) for each in facts] == [
+        ("trading", 2, "drawdown_reduction_tiers")
+    ]
+
+
+def test_many_blocks_are_compared_in_parts(published: Settings, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("configbus.repair.CHUNK", 2)
+    place = Place(published.schema, published.environment)
+    publisher = Publisher(Link(published.require("redis_url")), KEYS, place)
+    with connected(published.require("database_url")) as connection:
+        repair = Repair(publisher, place)
+        assert repair.compare(connection) == []
+        client.hset(KEYS.block("api"), "stray", "1")
+        client.hset(KEYS.block("trading"), "stray", "1")
+        assert [(each.where, each.field) for each in repair.repair(connection)] == [
+            ("api", "stray"),
+            ("trading", "stray"),
+        ]
+        assert repair.compare(connection) == []
+    publisher.link.close()
