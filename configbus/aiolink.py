@@ -9,8 +9,8 @@ import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from configbus.errors import SettingsError, Unavailable
-from configbus.link import BAD_URL, FAULTS, options
+from configbus.errors import Unavailable
+from configbus.link import FAULTS, options, reason, unopened
 from configbus.protocol import ANSWER_SECONDS
 
 if TYPE_CHECKING:
@@ -21,12 +21,9 @@ class AsyncLink:
     """A connection that is opened on first use and dropped at the first fault; `generation` counts openings."""
 
     def __init__(self, url: str, worker: str) -> None:
-        try:
-            pool = redis.asyncio.ConnectionPool.from_url(url)
-        except ValueError:
-            raise SettingsError(BAD_URL) from None
+        pool = unopened(redis.asyncio.ConnectionPool, url)
         pool.connection_kwargs |= options(None, worker) | {"retry": Retry(NoBackoff(), 0)}
-        self._connection: Any = pool.make_connection()  # type: ignore[no-untyped-call]  # redis-py leaves it so
+        self._connection: Any = pool.make_connection()
         self._open = False
         self.generation = 0
 
@@ -59,7 +56,8 @@ class AsyncLink:
                 return await action
         except FAULTS as error:
             await self.close()
-            raise Unavailable("Redis", str(error) or f"no answer within {seconds} s") from error
+            told = reason(error, self._connection, f"no answer within {seconds} s")
+            raise Unavailable("Redis", told) from error
         except asyncio.CancelledError:
             await self.close()
             raise

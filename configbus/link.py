@@ -6,7 +6,9 @@ new connection is an event that the protocol must know of, so the connection obj
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, urlencode
 
 import redis
 from redis.backoff import NoBackoff
@@ -21,8 +23,19 @@ if TYPE_CHECKING:
 
 REPLY_OF_EXEC = -1
 FAULTS = (redis.RedisError, OSError)
-
-
+WORDS: dict[type[BaseException], str] = {
+    redis.exceptions.BusyLoadingError: "LOADING",
+    redis.exceptions.NoPermissionError: "NOPERM",
+    redis.exceptions.OutOfMemoryError: "OOM",
+    redis.exceptions.ReadOnlyError: "READONLY",
+}
+"""What these replies of the server begin with, which redis-py takes away."""
+FILES = {"ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile"}
+LOGIN = {"host", "port", "path", "username", "password", "client_name", "lib_name", "lib_version"}
+URL_OPTIONS = FILES | LOGIN | {"ssl_ca_data", "ssl_cert_reqs", "ssl_ciphers", "ssl_password"}
+URL_OPTIONS |= {"decode_responses", "encoding"}  # which `options` overrules
+URL_OPTIONS |= redis.connection.URL_QUERY_ARGUMENT_PARSERS.keys() - {"retry_on_error"}
+"""Those that a text can stand for; others are objects of Python, and end in a TypeError far from here."""
 BAD_URL = (
     "CONFIGBUS_REDIS_URL is not a Redis URL such as redis://default:PASSWORD@HOST:6379/0;"
     " write / # ? @ and % in the password percent-encoded"
@@ -34,6 +47,7 @@ def options(seconds: float | None, worker: str) -> dict[str, Any]:
     return {
         "protocol": 2,
         "decode_responses": False,
+        "encoding": "utf-8",
         "health_check_interval": 0,
         "socket_timeout": seconds,
         "socket_connect_timeout": ANSWER_SECONDS if seconds is None else seconds,
@@ -41,14 +55,41 @@ def options(seconds: float | None, worker: str) -> dict[str, Any]:
     }
 
 
+def unopened(pools: Any, url: str) -> Any:
+    """A pool by its URL, of which nothing is opened. Raises SettingsError, which names the option that does not fit."""
+    base, _, query = url.partition("?")
+    try:
+        pools.from_url(base)
+    except ValueError:
+        raise SettingsError(BAD_URL) from None
+    for name, value in parse_qsl(query):
+        if name in FILES and not os.access(value, os.R_OK):
+            raise SettingsError(f"CONFIGBUS_REDIS_URL names {value} as its {name}, which cannot be read")
+        try:
+            if name in URL_OPTIONS:
+                pools.from_url(f"{base}?{urlencode([(name, value)])}").make_connection()
+                continue
+        except (TypeError, ValueError, redis.RedisError):
+            pass
+        raise SettingsError(
+            f"CONFIGBUS_REDIS_URL has the option {name!r}, which redis-py does not take in a URL, or not with this"
+            f" value, or not with {base.partition(':')[0]}://"
+        )
+    return pools.from_url(url)
+
+
+def reason(error: BaseException, connection: Any, otherwise: str = "") -> str:
+    """What went wrong, beginning with the word of the server's reply, and with which server."""
+    told = " ".join(filter(None, (WORDS.get(type(error)), str(error) or otherwise)))
+    where = getattr(connection, "path", None) or f"{connection.host}:{connection.port}"
+    return told if where in told else f"{told.rstrip('.')} ({where})"
+
+
 class Link:
     """A connection that is opened on first use and dropped at the first fault; `generation` counts openings."""
 
     def __init__(self, url: str, seconds: float = ANSWER_SECONDS, worker: str = "") -> None:
-        try:
-            pool = redis.ConnectionPool.from_url(url)
-        except ValueError:
-            raise SettingsError(BAD_URL) from None
+        pool = unopened(redis.ConnectionPool, url)
         pool.connection_kwargs |= options(seconds, worker) | {"retry": Retry(NoBackoff(), 0)}
         self._connection: Any = pool.make_connection()
         self._open = False
@@ -65,7 +106,7 @@ class Link:
         try:
             self._connection.connect()
         except FAULTS as error:
-            raise Unavailable("Redis", str(error)) from error
+            raise Unavailable("Redis", reason(error, self._connection)) from error
         self._open = True
         self.generation += 1
 
@@ -103,7 +144,7 @@ class Link:
             return self.call(("EVAL", source, *rest))[0]
         except FAULTS as error:
             self.close()
-            raise Unavailable("Redis", str(error)) from error
+            raise Unavailable("Redis", reason(error, self._connection)) from error
 
     def close(self) -> None:
         """Drop the connection; the next use opens a new one."""
@@ -115,7 +156,7 @@ class Link:
             return action()
         except FAULTS as error:
             self.close()
-            raise Unavailable("Redis", str(error)) from error
+            raise Unavailable("Redis", reason(error, self._connection)) from error
 
 
 def reading_commands(keys: Keys, names: Iterable[str]) -> list[tuple[str, ...]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configbus.errors import SettingsError
-from configbus.log import log
+from configbus.log import log, masked
 from configbus.names import is_environment, near
 
 if TYPE_CHECKING:
@@ -20,8 +20,15 @@ if TYPE_CHECKING:
 PREFIX = "CONFIGBUS_"
 ENVIRONMENT_RULE = "but must be 1 to 63 of a-z, 0-9 and -, beginning with a letter"
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
-PASSWORD = re.compile(r"(://[^:@]*:).*@")
-SECRET = re.compile(r"([?&;][^=&]*(?:password|secret|token)[^=&]*=)[^&#]*", re.IGNORECASE)
+URL = re.compile(
+    r"[a-z]+(\+[a-z]+)?://([^\s@/?#]*@)?(\[[^\s@/?#\]]+\]|[^\s@/?#:\[\]]*)(:[0-9]{0,5})?([/?#][^@]*)?", re.IGNORECASE
+)
+"""What drivers agree about; an `@` after the host would be one of a password that is not percent-encoded."""
+SCHEME = re.compile(r"(?:postgres|postgresql|postgresql\+psycopg|redis|rediss|unix)://")
+URLS = {
+    "database_url": "postgresql://USER:PASSWORD@HOST:5432/DATABASE",
+    "redis_url": "redis://USER:PASSWORD@HOST:6379/0",
+}
 SCHEMA = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}", re.ASCII)
 LONGEST_ACTOR = 200
 FORMATS = ("console", "json")
@@ -39,6 +46,7 @@ class Settings:
     domains: tuple[str, ...] = ("configbus.domains",)
     worker: str = ""
     actor: str = ""
+    snapshot_dir: str | None = None
     log_level: str = "INFO"
     log_format: str = "console"
 
@@ -55,12 +63,20 @@ class Settings:
 
 def load_settings(environ: Mapping[str, str] | None = None, **given: Any) -> Settings:
     """Settings from arguments (None counts as not given), then variables, then defaults. Raises SettingsError."""
+    settings = read_settings(environ, **given)
+    warn_of_unknown(os.environ if environ is None else environ, settings.environment)
+    check_urls(settings)
+    return settings
+
+
+def read_settings(environ: Mapping[str, str] | None = None, **given: Any) -> Settings:
+    """The same, with URLs that nobody has looked at, and without a word of unknown variables."""
     source = os.environ if environ is None else environ
     names = [field.name for field in fields(Settings)]
     if unknown := sorted(given.keys() - set(names)):
         raise TypeError(f"unknown setting {unknown[0]!r}; did you mean {near(unknown[0], names) or names}?")
-    _warn_of_unknown(source, names)
-    values = {name: value for name in names if (value := _read(source, name)) is not None}
+    asked = [name for name in names if given.get(name) is None]
+    values = {name: value for name in asked if (value := _read(source, name)) is not None}
     if not given.get("environment") and "environment" not in values and source.get("ENVIRONMENT"):
         values["environment"] = _fallback_environment(source["ENVIRONMENT"])
     values |= {name: value for name, value in given.items() if value is not None}
@@ -71,6 +87,24 @@ def load_settings(environ: Mapping[str, str] | None = None, **given: Any) -> Set
     settings = Settings(**values)
     _check(settings)
     return settings
+
+
+def check_urls(settings: Settings) -> None:
+    """Refuse what drivers would read differently, or parts of a password as the host. Raises SettingsError."""
+    for name in URLS:
+        value = getattr(settings, name)
+        if value and not URL.fullmatch(value):
+            raise SettingsError(f"{PREFIX}{name.upper()} is {_no_url(name)}")
+
+
+def warn_of_unknown(source: Mapping[str, str], environment: str) -> None:
+    """Log the variables that look like ours and are none: a typing error in one leaves a default in force."""
+    known = [PREFIX + field.name.upper() for field in fields(Settings)]
+    known += [name + "_FILE" for name in known]
+    for variable in source:
+        if variable.startswith(PREFIX) and variable not in known:
+            similar = ", ".join(near(variable, known)) or None
+            log.warning("unknown_setting", variable=variable, near=similar, environment=environment)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +122,15 @@ def origins(settings: Settings, environ: Mapping[str, str], given: Mapping[str, 
     for field in fields(Settings):
         value, variable = getattr(settings, field.name), PREFIX + field.name.upper()
         shown = masked(",".join(value) if isinstance(value, tuple) else str(value or ""))
+        if field.name in URLS and value and not URL.fullmatch(value):
+            scheme = SCHEME.match(value)
+            shown = f"{scheme.group() if scheme else ''}*** ({_no_url(field.name)})"
         found.append(Origin(variable, shown, _source(field.name, environ, given)))
     return found
 
 
-def masked(url: str) -> str:
-    """The text with any password of a URL in it made unreadable."""
-    return SECRET.sub(r"\1***", PASSWORD.sub(r"\1***@", url))
+def _no_url(name: str) -> str:
+    return f"not a URL such as {URLS[name]}; write / # ? @ and % in the password percent-encoded"
 
 
 def _source(name: str, environ: Mapping[str, str], given: Mapping[str, Any]) -> str:
@@ -104,7 +140,7 @@ def _source(name: str, environ: Mapping[str, str], given: Mapping[str, Any]) -> 
     if environ.get(variable):
         return "variable"
     if environ.get(variable + "_FILE"):
-        return f"file {environ[variable + '_FILE']}"
+        return f"file {_path(environ[variable + '_FILE'])}"
     if name == "environment" and environ.get("ENVIRONMENT"):
         return "variable ENVIRONMENT"
     return "default"
@@ -115,13 +151,22 @@ def _read(source: Mapping[str, str], name: str) -> Any:
     if value := source.get(variable):
         return value
     if path := source.get(variable + "_FILE"):
+        told = f"{variable}_FILE names {_path(path)}, which"
         try:
-            return Path(path).read_text(encoding="utf8").strip()
+            value = Path(path).read_text(encoding="utf8").strip()
         except OSError as error:
-            raise SettingsError(f"{variable}_FILE names {path}, which cannot be read: {error.strerror}") from error
+            raise SettingsError(f"{told} cannot be read: {error.strerror}") from error
         except UnicodeDecodeError as error:
-            raise SettingsError(f"{variable}_FILE names {path}, which is not UTF-8 text") from error
+            raise SettingsError(f"{told} is not UTF-8 text") from error
+        if not value:
+            raise SettingsError(f"{told} is empty")
+        return value
     return None
+
+
+def _path(value: str) -> str:
+    """What stands in a `_FILE`, fit to be shown: a URL may stand there by mistake."""
+    return value if value.startswith(("/", ".")) or "@" not in value else "***"
 
 
 def _fallback_environment(value: str) -> str:
@@ -155,14 +200,6 @@ def _check(settings: Settings) -> None:
         raise SettingsError(f"{PREFIX}LOG_LEVEL is {settings.log_level!r}; it may be {', '.join(LEVELS)}")
     if settings.log_format not in FORMATS:
         raise SettingsError(f"{PREFIX}LOG_FORMAT is {settings.log_format!r}; it may be {' or '.join(FORMATS)}")
-
-
-def _warn_of_unknown(source: Mapping[str, str], names: list[str]) -> None:
-    known = [PREFIX + name.upper() for name in names]
-    known += [name + "_FILE" for name in known]
-    for variable in source:
-        if variable.startswith(PREFIX) and variable not in known:
-            log.warning("unknown_setting", variable=variable, near=", ".join(near(variable, known)) or None)
 
 
 def _user() -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any
 
 import typer
 
 from configbus.cli.logs import log_to_stderr
-from configbus.settings import Settings, load_settings
+from configbus.settings import Settings, check_urls, read_settings, warn_of_unknown
 
 DatabaseUrl = Annotated[str | None, typer.Option(help="Postgres; CONFIGBUS_DATABASE_URL.", show_default=False)]
 RedisUrl = Annotated[str | None, typer.Option(help="Redis; CONFIGBUS_REDIS_URL.", show_default=False)]
@@ -26,7 +27,14 @@ Json = Annotated[bool, typer.Option("--json", help="One JSON object, or one per 
 
 def settings_of(**given: Any) -> Settings:
     """The settings of this command; from here on logs go to stderr."""
-    log_to_stderr("INFO", "console")
-    settings = load_settings(**given)
+    settings = unchecked_settings_of(**given)
+    check_urls(settings)
+    return settings
+
+
+def unchecked_settings_of(**given: Any) -> Settings:
+    """The same, whatever the URLs are."""
+    settings = read_settings(**given)
     log_to_stderr(settings.log_level, settings.log_format)
+    warn_of_unknown(os.environ, settings.environment)
     return settings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from configbus.cli.options import DatabaseUrl, Environment, Json, RedisUrl, settings_of
+from configbus.cli.options import DatabaseUrl, Environment, Json, RedisUrl, unchecked_settings_of
 from configbus.cli.output import show_json, show_table
 from configbus.settings import origins
 
@@ -17,7 +17,7 @@ def settings(
 ) -> None:
     """Show every setting, its value with passwords masked, and where it came from."""
     given = {"database_url": database_url, "redis_url": redis_url, "environment": environment}
-    found = origins(settings_of(**given), os.environ, given)
+    found = origins(unchecked_settings_of(**given), os.environ, given)
     if as_json:
         for origin in found:
             show_json(origin)

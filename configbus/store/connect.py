@@ -9,17 +9,20 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from sqlalchemy import Engine, NullPool, TextClause, create_engine, exc, make_url, text
+from psycopg import pq
+from psycopg.conninfo import make_conninfo
+from sqlalchemy import URL, Engine, NullPool, TextClause, create_engine, exc, make_url, text
 
 from configbus.errors import ConfigBusError, Conflict, InvalidValue, Problem, SettingsError, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from sqlalchemy import Connection, Pool
 
 CONNECT_SECONDS = 3.0
 LIMITS = text("SELECT set_config('statement_timeout', :limit, false), set_config('lock_timeout', :limit, false)")
+SOMEWHERE = ("host", "hostaddr", "port", "service")
 KEEPALIVE: dict[str, Any] = {
     "keepalives_idle": 5,
     "keepalives_interval": 2,
@@ -60,26 +63,30 @@ def sql(statement: str, schema: str, table: str = "", columns: tuple[str, ...] =
     return text(statement)
 
 
-def driver_url(url: str) -> str:
-    """The URL for SQLAlchemy, from `postgres://` or `postgresql://`. Raises SettingsError."""
+def driver_url(url: str) -> URL:
+    """The URL for SQLAlchemy, from `postgres://` or `postgresql://`, with options that libpq takes. Raises
+    SettingsError.
+    """
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in ("postgres", "postgresql", "postgresql+psycopg"):
         raise SettingsError("CONFIGBUS_DATABASE_URL must begin with postgresql://")
-    return f"postgresql+psycopg://{rest}"
-
-
-def make_engine(url: str, seconds: float = CONNECT_SECONDS, pool: type[Pool] | None = None) -> Engine:
-    """An engine that gives up connecting after some seconds and notices a dead peer."""
-    arguments = {"connect_timeout": max(1, math.ceil(seconds)), "application_name": "configbus", **KEEPALIVE}
     try:
-        return create_engine(
-            make_url(driver_url(url)), connect_args=arguments, poolclass=pool, pool_pre_ping=True, hide_parameters=True
-        )
+        parsed = make_url(f"postgresql+psycopg://{rest}")
     except (exc.ArgumentError, ValueError):
         raise SettingsError(
             "CONFIGBUS_DATABASE_URL is not a URL such as postgresql://USER:PASSWORD@HOST:5432/DATABASE;"
             " write / # ? @ and % in the password percent-encoded"
         ) from None
+    if parsed.query:
+        _check_options(parsed.query)
+    return parsed
+
+
+def make_engine(url: str, seconds: float = CONNECT_SECONDS, pool: type[Pool] | None = None) -> Engine:
+    """An engine that gives up connecting after some seconds and notices a dead peer."""
+    return create_engine(
+        driver_url(url), connect_args=_ours(seconds), poolclass=pool, pool_pre_ping=True, hide_parameters=True
+    )
 
 
 @contextmanager
@@ -94,9 +101,10 @@ def connected(url: str, seconds: float = CONNECT_SECONDS) -> Iterator[Connection
 
 def connect_listener(url: str) -> psycopg.Connection[tuple[object, ...]]:
     """A plain connection for LISTEN, which would hold any other one. Raises Unavailable."""
+    engine = make_engine(url, pool=NullPool)
+    arguments = dict(engine.dialect.create_connect_args(engine.url)[1])
     try:
-        plain = driver_url(url).replace("+psycopg", "", 1)
-        return psycopg.connect(plain, autocommit=True, connect_timeout=math.ceil(CONNECT_SECONDS), **KEEPALIVE)
+        return psycopg.connect(**arguments | _ours(CONNECT_SECONDS), autocommit=True)
     except psycopg.Error as error:
         raise Unavailable("Postgres", _first_line(error)) from error
 
@@ -120,6 +128,23 @@ def is_retriable(error: BaseException | None) -> bool:
     return state in (DEADLOCK, SERIALIZATION) or (state == UNIQUE and _constraint(error.orig).endswith("_one_active"))
 
 
+def _ours(seconds: float) -> dict[str, Any]:
+    return {"connect_timeout": max(1, math.ceil(seconds)), "application_name": "configbus", **KEEPALIVE}
+
+
+def _check_options(query: Mapping[str, Any]) -> None:
+    """Let libpq look at the options' names and values, with a socket that is not there instead of a server."""
+    known = {option.keyword.decode() for option in pq.Conninfo.get_defaults()}
+    if unknown := sorted(query.keys() - known):
+        raise SettingsError(f"CONFIGBUS_DATABASE_URL has the option {unknown[0]!r}, which libpq does not know")
+    options = {name: value for name, value in query.items() if name not in SOMEWHERE}
+    attempt = pq.PGconn.connect_start(make_conninfo(**options, host="/nowhere").encode())
+    fault = attempt.error_message.decode().strip()
+    attempt.finish()
+    if fault.startswith(("invalid ", "weak ")):
+        raise SettingsError(f"CONFIGBUS_DATABASE_URL has an option that does not fit: {fault}")
+
+
 def _in_our_words(error: BaseException | None) -> Exception:
     state, message = getattr(error, "sqlstate", None), _first_line(error)
     constraint = _constraint(error)
@@ -132,7 +157,7 @@ def _in_our_words(error: BaseException | None) -> Exception:
     if state == UNIQUE:
         return Conflict(f"{domain}: somebody else changed it at the same time ({constraint}); try again")
     if state in (NO_TABLE, NO_SCHEMA, NO_FUNCTION):
-        return Unavailable("Postgres", f"{message}. Is the schema there? Run: configbus migrate")
+        return Unavailable("Postgres", f"{message}. Is CONFIGBUS_SCHEMA right? Then run: configbus migrate")
     if state == CANCELED:
         return Unavailable("Postgres", f"{message}: it took longer than it may, and nothing of it was done")
     if state == LOCK_TIMEOUT:

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import pytest
 from shell import QuickShell
 
-from configbus.settings import masked
+from configbus.log import masked
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,6 +64,91 @@ def test_a_password_is_masked_however_badly_it_is_written(url: str, shown: str) 
 
 
 @pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgres:/configbus:S3CRET@h/x", "***"),
+        ("configbus:S3CRET@h/x", "***"),
+        ("postgresql//u:S3CRET@h/x", "***"),
+        ("host=h password=S3CRET", "***"),
+        ("S3CRET://h", "***"),
+        ("postgresql://u:S3CRET/x", "postgresql://***"),
+        ("redis://u:S3C@RET@h/0", "redis://***"),
+        ("redis://u:S3C RET@h/0", "redis://***"),
+    ],
+)
+@pytest.mark.parametrize("name", ["database_url", "redis_url"])
+@pytest.mark.parametrize("by", ["variable", "option"])
+def test_what_is_no_url_is_not_shown_and_called_so(shell: QuickShell, name: str, by: str, url: str, shown: str) -> None:
+    variable = f"CONFIGBUS_{name.upper()}"
+    if by == "option":
+        done = shell("settings", "--json", f"--{name.replace('_', '-')}", url)
+    else:
+        done = shell("settings", "--json", **{variable: url})
+    assert (done.returncode, done.stderr) == (0, "")
+    assert not any(part in done.stdout for part in ("S3C", "RET"))
+    (found,) = [row for row in map(json.loads, done.stdout.splitlines()) if row["variable"] == variable]
+    assert found["value"].startswith(f"{shown} (not a URL such as ")
+
+
+@pytest.mark.parametrize("command", ["list", "health", "relay"])
+def test_a_password_that_is_not_encoded_is_refused_before_anything_is_looked_up(
+    shell: QuickShell, command: str
+) -> None:
+    done = shell(
+        command, CONFIGBUS_DATABASE_URL="postgresql://u:S3C@RET@127.0.0.1:1/x", CONFIGBUS_REDIS_URL="redis://h"
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("configbus: CONFIGBUS_DATABASE_URL is not a URL such as ")
+    assert not any(part in done.stderr for part in ("S3C", "RET"))
+
+
+@pytest.mark.parametrize("command", ["list", "health", "relay"])
+@pytest.mark.parametrize("option", ["prepare_threshold=0", "bogus=1", "sslmode=nonsense", "plugin=x"])
+def test_an_option_that_postgres_does_not_take_is_named(
+    shell: QuickShell, database_url: str, redis_url: str, command: str, option: str
+) -> None:
+    done = shell(command, CONFIGBUS_DATABASE_URL=changed(database_url, query=option), CONFIGBUS_REDIS_URL=redis_url)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("configbus: CONFIGBUS_DATABASE_URL has ")
+    assert option.partition("=")[0] in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", [["health"], ["relay"], ["set", "risk.max_order_attempts=5"], ["watch"]])
+@pytest.mark.parametrize(
+    ("scheme", "option"), [("redis", "foo=bar"), ("redis", "ssl_ca_certs=/x"), ("rediss", "ssl_cert_reqs=bad")]
+)
+def test_an_option_that_redis_does_not_take_is_named(
+    shell: QuickShell, database_url: str, redis_url: str, command: list[str], scheme: str, option: str
+) -> None:
+    url = changed(redis_url, scheme=scheme, query=option)
+    done = shell(*command, CONFIGBUS_DATABASE_URL=database_url, CONFIGBUS_REDIS_URL=url)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("configbus: CONFIGBUS_REDIS_URL ")
+    assert option.partition("=")[0] in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_an_option_goes_before_a_file_that_is_not_there(shell: QuickShell, database_url: str) -> None:
+    done = shell("list", "--database-url", database_url, CONFIGBUS_DATABASE_URL_FILE="/nope")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_misspelt_variable_is_told_of_in_the_chosen_format(shell: QuickShell) -> None:
+    done = shell("domains", CONFIGBUS_LOG_FORMAT="json", CONFIGBUS_ENVIROMENT="staging")
+    (line,) = map(json.loads, done.stderr.splitlines())
+    assert (line["event"], line["variable"]) == ("unknown_setting", "CONFIGBUS_ENVIROMENT")
+    assert line["environment"] == "production"
+
+
+def test_a_schema_that_is_not_there_is_not_blamed_on_the_url(shell: QuickShell, database_url: str) -> None:
+    done = shell("list", CONFIGBUS_DATABASE_URL=database_url, CONFIGBUS_SCHEMA="nope")
+    assert done.returncode == 6
+    assert "CONFIGBUS_SCHEMA" in done.stderr
+    assert "CONFIGBUS_DATABASE_URL" not in done.stderr
+
+
+@pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"password": "wrong"}, "User or password are wrong"),
@@ -106,6 +191,8 @@ def test_a_wrong_redis_url_names_the_setting_and_what_to_try(
     (told,) = [line for line in done.stdout.splitlines() if line.startswith("redis ")]
     assert words in told
     assert told.endswith("See CONFIGBUS_REDIS_URL.")
+    where = urlsplit(redis_url)
+    assert f"{change.get('host', where.hostname)}:{change.get('port', where.port)}" in told
     assert (urlsplit(redis_url).password or "?") not in done.stdout + done.stderr
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from configbus.errors import ConfigBusError, SettingsError
-from configbus.log import log
+from configbus.log import log, masked
 from configbus.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -160,6 +160,71 @@ def test_a_file_that_holds_no_text_is_refused_and_named(tmp_path: Path) -> None:
         load_settings({"CONFIGBUS_REDIS_URL_FILE": str(tmp_path / "binary")})
 
 
+def test_an_empty_file_is_refused_and_named(tmp_path: Path) -> None:
+    (tmp_path / "empty").write_text("\n", encoding="utf8")
+    with pytest.raises(SettingsError, match=f"CONFIGBUS_REDIS_URL_FILE names {tmp_path}/empty, which is empty"):
+        load_settings({"CONFIGBUS_REDIS_URL_FILE": str(tmp_path / "empty")})
+
+
+@pytest.mark.parametrize("value", [REDIS, "default:geheim@h/0"])
+def test_a_url_in_place_of_its_files_name_is_not_repeated(value: str) -> None:
+    with pytest.raises(SettingsError, match="CONFIGBUS_REDIS_URL_FILE") as caught:
+        load_settings({"CONFIGBUS_REDIS_URL_FILE": value})
+    assert "geheim" not in str(caught.value)
+
+
+def test_the_file_of_a_setting_that_is_given_is_not_read() -> None:
+    source = {"CONFIGBUS_DATABASE_URL_FILE": "/nope", "CONFIGBUS_ENVIRONMENT_FILE": "/nope"}
+    settings = load_settings(source, database_url=DATABASE, environment="production")
+    assert (settings.database_url, settings.environment) == (DATABASE, "production")
+
+
+@pytest.mark.parametrize("variable", ["CONFIGBUS_DATABASE_URL", "CONFIGBUS_REDIS_URL"])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "SCHEME://u:S3C@RET@127.0.0.1:1/x",
+        "SCHEME://u:S3C/RET@127.0.0.1:1/x",
+        "SCHEME://u:S3C#RET@127.0.0.1:1/x",
+        "SCHEME://u:S3C?RET@127.0.0.1:1/x",
+        "SCHEME://u:123/RET@127.0.0.1:1/x",
+        "SCHEME://u:123?RET=x@127.0.0.1:1/x",
+        "SCHEME://u:S3C RET@127.0.0.1:1/x",
+        "SCHEME://u:S3CRET/x",
+        "SCHEME://u:3141592653/x",
+        "SCHEME:/u:S3CRET@h/x",
+        "u:S3CRET@h/x",
+        "SCHEME//u:S3CRET@h/x",
+        "host=h password=S3CRET",
+    ],
+)
+def test_what_drivers_would_misread_is_refused_and_not_repeated(variable: str, url: str) -> None:
+    scheme = "redis" if "REDIS" in variable else "postgresql"
+    with pytest.raises(SettingsError, match=f"{variable} is not a URL such as {scheme}://.*percent-encoded") as caught:
+        load_settings({variable: url.replace("SCHEME", scheme)})
+    assert "S3C" not in str(caught.value)
+    assert "RET" not in str(caught.value)
+    assert "314" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgres://u:S3C%40RET@db.example:5432/x?sslmode=require",
+        "postgresql+psycopg://u:a:b@[::1]:5432/x",
+        "postgresql:///x?host=/run/postgresql&options=-c search_path=a",
+        "postgresql://x@/x?host=a:1&host=b:2",
+        "redis://h",
+        "redis://[fe80::1%25eth0]:6379",
+        "rediss://:geheim@h:6379/0?ssl_cert_reqs=none",
+        "unix:///run/redis.sock?db=1",
+    ],
+)
+def test_a_url_may_look_like_this(url: str) -> None:
+    name = "redis_url" if url.startswith(("redis", "unix")) else "database_url"
+    assert getattr(load_settings({}, **{name: url}), name) == url
+
+
 def test_an_unknown_argument_is_refused_and_the_near_one_named() -> None:
     with pytest.raises(TypeError, match=r"'enviroment'.*'environment'"):
         load_settings({}, enviroment="production")
@@ -181,6 +246,7 @@ def test_an_unknown_variable_is_warned_about_with_the_nearest_known_name(
     assert (record.name, record.levelno) == ("configbus", logging.WARNING)
     assert record.getMessage().startswith(f"unknown_setting variable={variable} near=")
     assert facts_of(record)["near"].split(", ")[0] == near
+    assert facts_of(record)["environment"] == "development"
     assert "geheim" not in record.getMessage()
 
 
@@ -225,6 +291,32 @@ def test_an_event_is_told_as_text_and_as_facts(caplog: pytest.LogCaptureFixture)
     assert record.getMessage() == 'release_published environment=test revision=42 reason="the \\"big\\" one"'
     told = {"event": "release_published", "environment": "test", "revision": 42, "reason": 'the "big" one'}
     assert facts_of(record) == told
+
+
+def test_no_event_tells_the_password_of_a_url(caplog: pytest.LogCaptureFixture) -> None:
+    log.warning("told", environment="test", reason=f"{DATABASE} and {REDIS} at 7 o'clock", error=OSError(REDIS))
+    (record,) = caplog.records
+    assert "geheim" not in record.getMessage()
+    reason = "postgresql://ana:***@db.example/config and redis://:***@redis.example:6379/0 at 7 o'clock"
+    assert facts_of(record)["reason"] == reason
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "why; the rest of the password\nis here = kept",
+        "http://host:80 and ana@example.org",
+        "redis://host:6379/0",
+    ],
+)
+def test_nothing_else_is_masked(text: str) -> None:
+    assert masked(text) == text
+
+
+def test_a_long_text_is_masked_in_no_time() -> None:
+    for part in ("?", "://a:", ";password", "&a="):
+        text = part * (200_000 // len(part))
+        assert masked(text).startswith(part)
 
 
 def test_the_library_is_silent_until_logging_is_configured(capfd: pytest.CaptureFixture[str]) -> None:
