@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import random
+import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
@@ -16,6 +18,7 @@ from configbus import protocol
 from configbus.aiolink import AsyncLink
 from configbus.change import Change, Pending, changes_between, read_target
 from configbus.errors import Closed, ConfigBusError, NotInTime, Unavailable
+from configbus.lastgood_file import LastGoodWriter
 from configbus.link import looking_commands, pushed, reading_commands, reading_of
 from configbus.protocol import ANSWER_SECONDS, DONE, Failed
 from configbus.reads import Reads, check_callback, now, offer_changes, plan, reached, read_store, report
@@ -94,7 +97,10 @@ def _is_cancelled() -> bool:
 
 
 class AsyncConfigBus(Reads):
-    """A typed copy of the active configuration, kept current by a task. Make one with `connect`."""
+    """A typed copy of the active configuration, kept current by a task. Make one with `connect`.
+
+    In a child made by fork it is closed, as its event loop is: connect another one there.
+    """
 
     def __init__(self, the_plan: Plan) -> None:
         self._plan = the_plan
@@ -114,6 +120,8 @@ class AsyncConfigBus(Reads):
         self._subscriptions: list[Subscription] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._follower = the_plan.follower()
+        self._writer = LastGoodWriter(the_plan.file) if the_plan.file is not None else None
+        _buses.add(self)
 
     @classmethod
     def connect(
@@ -212,6 +220,8 @@ class AsyncConfigBus(Reads):
         if others:
             await asyncio.wait(others, timeout=2 * ANSWER_SECONDS)
         await self._hang_up()
+        if self._writer is not None:
+            await asyncio.to_thread(self._writer.close)
 
     async def _hang_up(self) -> None:
         await self._drop_reading()
@@ -288,6 +298,8 @@ class AsyncConfigBus(Reads):
             case protocol.Vouch(since):
                 self._vouched = since
                 self._turn()
+                if self._writer is not None:
+                    self._writer.vouch(now() - since)
             case protocol.Look():
                 self._spawn(self._look(now()))
             case protocol.Subscribe() | protocol.Ping() | protocol.Read() | protocol.ReadStore():
@@ -296,6 +308,9 @@ class AsyncConfigBus(Reads):
                 return await self._pause(random.uniform(shortest, longest))  # noqa: S311  # jitter, not a secret
             case protocol.Refreshed(ticket, fault):
                 self._answer_refreshers(ticket, fault)
+            case protocol.Keep(state):
+                if self._writer is not None:
+                    self._writer.keep(state)
             case protocol.Report():
                 report(command, self._plan)
         return DONE
@@ -450,3 +465,14 @@ class Connecting(Generic[A]):
             await bus.close()
             raise
         return bus
+
+
+_buses: weakref.WeakSet[AsyncConfigBus] = weakref.WeakSet()
+
+
+def _end_in_child() -> None:
+    for bus in list(_buses):
+        bus._closed, bus._vouched = True, None  # noqa: SLF001  # of this very module
+
+
+os.register_at_fork(after_in_child=_end_in_child)

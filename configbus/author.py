@@ -13,7 +13,6 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from configbus.difference import same
@@ -25,7 +24,7 @@ from configbus.publisher import Publisher
 from configbus.reader import Reader
 from configbus.rollback import roll_back
 from configbus.store import versions
-from configbus.store.connect import is_retriable, translated
+from configbus.store.connect import is_retriable, sql, translated
 from configbus.store.history import content_before, revision_at
 from configbus.store.idempotency import conclude_call, digest_of_call, earlier_call
 from configbus.store.releases import newest_head, own_release
@@ -362,10 +361,7 @@ class Author(Reader):
             if not publisher.publish(release):
                 publisher.bring_up(connection)
         with _left_to_relay(release, self._place), connection.begin():
-            connection.execute(
-                text("SELECT pg_notify(:channel, :environment)"),
-                {"channel": self._place.schema, "environment": self._place.environment},
-            )
+            connection.execute(sql("SELECT {schema}.ring(:of)", self._place.schema), {"of": self._place.environment})
 
 
 def _retried(commit: Callable[[], T]) -> T:

@@ -88,14 +88,14 @@ class Pending:
     """What a subscription has not seen yet: per block the latest, with the oldest unseen as its old."""
 
     def __init__(self, target: Target) -> None:
-        self._target = target
+        self.target = target
         self._waiting: dict[str, Change[Any]] = {}
 
     def offer(self, change: Change[Any]) -> bool:
         """Take a change in; True if there is something to tell now."""
         if (waiting := self._waiting.pop(change.block_name, None)) is not None:
             change = Change(change.block_name, change.revision, waiting.old, change.new)
-        if change.old != change.new and self._target.matches(change):
+        if change.old != change.new and self.target.matches(change):
             self._waiting[change.block_name] = change
         return bool(self._waiting)
 

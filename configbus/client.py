@@ -6,17 +6,21 @@ Callbacks run in a thread per subscription, never on the receiving path.
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import random
 import select
 import socket
 import threading
+import weakref
 from collections import deque
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from configbus import protocol
 from configbus.change import Change, Pending, changes_between, read_target
 from configbus.errors import Closed, ConfigBusError, NotInTime, Unavailable
+from configbus.lastgood_file import LastGoodWriter
 from configbus.link import Link, looking_commands, pushed, reading_commands, reading_of
 from configbus.protocol import ANSWER_SECONDS, DONE, Failed
 from configbus.reads import Reads, check_callback, now, offer_changes, plan, reached, read_store, report
@@ -28,6 +32,8 @@ if TYPE_CHECKING:
     from structlog.stdlib import BoundLogger
 
     from configbus.block import Block
+    from configbus.change import Target
+    from configbus.follow import Follower
     from configbus.reads import Plan
     from configbus.snapshot import Snapshot, State
     from configbus.wire import Release
@@ -37,6 +43,8 @@ if TYPE_CHECKING:
 C = TypeVar("C", bound="Callback")
 
 RESTART_SECONDS = 0.5
+_buses: weakref.WeakSet[ConfigBus] = weakref.WeakSet()
+"""Those of this process, for its children."""
 
 
 class Subscription:
@@ -52,11 +60,21 @@ class Subscription:
     ) -> None:
         self._forget = forget
         self._logger = logger
-        self._pending = pending
         self._callback = callback
-        self._ready = threading.Condition()
+        self._name = name
         self._cancelled = False
-        threading.Thread(target=self._run, name=f"configbus-{name}", daemon=True).start()
+        self.restart(pending)
+
+    def restart(self, pending: Pending) -> None:
+        """Begin anew, with a thread of this process."""
+        self._pending = pending
+        self._ready = threading.Condition()
+        threading.Thread(target=self._run, name=f"configbus-{self._name}", daemon=True).start()
+
+    @property
+    def target(self) -> Target:
+        """What it is told of."""
+        return self._pending.target
 
     def offer(self, change: Change[Any]) -> None:
         """Take in a change to tell of, latest wins."""
@@ -88,16 +106,28 @@ class Subscription:
 
 
 class ConfigBus(Reads):
-    """A typed copy of the active configuration, kept current by a thread. Make one with `connect`."""
+    """A typed copy of the active configuration, kept current by a thread. Make one with `connect`.
+
+    In a child made by fork it connects by itself when it is first used there, and calls each subscription anew with
+    what is there; the parent's is left alone.
+    """
 
     def __init__(self, the_plan: Plan) -> None:
         self._plan = the_plan
-        self._changed = threading.Condition()
         self._started = False
+        self._subscriptions: list[Subscription] = []
+        self._watchers: list[Callable[[State, State], object]] = []
+        self._prepare(the_plan.follower())
+        _buses.add(self)
+
+    def _prepare(self, follower: Follower) -> None:
+        """Everything that belongs to one process alone: locks, queues, connections, threads not begun yet."""
+        self._follower = follower
+        self._changed = threading.Condition()
         self._closing = threading.Event()
         self._inbox: deque[protocol.Event] = deque()
-        url = the_plan.settings.require("redis_url")
-        name = the_plan.settings.worker
+        url = self._plan.settings.require("redis_url")
+        name = self._plan.settings.worker
         self._push, self._poll = Link(url, worker=name), Link(url, worker=name)
         self._wake, self._waker = socket.socketpair()
         self._wake.setblocking(False)
@@ -107,8 +137,7 @@ class ConfigBus(Reads):
         self._tickets = 0
         self._handed_over = 0
         self._refreshers: dict[int, queue.SimpleQueue[str | None]] = {}
-        self._subscriptions: list[Subscription] = []
-        self._follower = the_plan.follower()
+        self._writer = LastGoodWriter(self._plan.file) if self._plan.file is not None else None
         self._threads = [
             threading.Thread(target=target, name=f"configbus-{name}", daemon=True)
             for name, target in (("follow", self._follow), ("look", self._look))
@@ -159,9 +188,8 @@ class ConfigBus(Reads):
         """Call back with old and new state whenever the state changes."""
         check_callback(callback, 2, coroutines=False)
         self._refuse_closed("on_state")
-        threading.Thread(
-            target=self._watch_state, args=(callback, self.state), name="configbus-state", daemon=True
-        ).start()
+        self._watchers.append(callback)
+        self._watch(callback)
 
     def wait_for(self, release: Release | int, timeout: float = 5.0) -> None:
         """Return once this bus shows the release (or revision) or a later one.
@@ -214,12 +242,60 @@ class ConfigBus(Reads):
         for thread in self._threads:
             if thread.ident is not None and thread is not threading.current_thread():
                 thread.join(2 * ANSWER_SECONDS)
+        if self._writer is not None:
+            self._writer.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_error: object) -> None:
         self.close()
+
+    def _watch(self, callback: Callable[[State, State], object]) -> None:
+        threading.Thread(
+            target=self._watch_state, args=(callback, self.state), name="configbus-state", daemon=True
+        ).start()
+
+    # In a child made by fork.
+
+    def _sleep_in_child(self) -> None:
+        """Threads are gone, locks may be held for ever, connections are the parent's: do nothing until it is used."""
+        self._push.close()
+        self._poll.close()
+        self._changed = threading.Condition()
+        ended = self._closing.is_set() or not self._started
+        self._closing = threading.Event()
+        if ended:
+            self._closing.set()
+            return
+        self._threads = []
+        self._parents = self.__dict__.pop("_snapshot")
+        self._asleep = threading.RLock()
+
+    def _wake_in_child(self) -> None:
+        parent, settings = self._follower, self._plan.settings
+        if settings.worker.endswith(f":{os.getppid()}"):
+            settings = replace(settings, worker=f"{settings.worker.rpartition(':')[0]}:{os.getpid()}")
+        self._plan = replace(self._plan, settings=settings)
+        self._prepare(self._plan.follower(parent))
+        self._snapshot = self._parents
+        for subscription in self._subscriptions:
+            subscription.restart(Pending(subscription.target))
+        for change in changes_between(None, self._snapshot):
+            for subscription in self._subscriptions:
+                subscription.offer(change)
+        for callback in self._watchers:
+            self._watch(callback)
+        for thread in self._threads:
+            thread.start()
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_snapshot" and "_asleep" in self.__dict__:
+            with self._asleep:
+                if "_snapshot" not in self.__dict__:
+                    self._wake_in_child()
+                return self.__dict__["_snapshot"]
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def _start(self) -> None:
         for thread in self._threads:
@@ -242,6 +318,9 @@ class ConfigBus(Reads):
             self._subscriptions = [kept for kept in self._subscriptions if kept is not subscription]
 
     def _refuse_closed(self, action: str) -> None:
+        """Raises Closed; in a child made by fork this is a first use."""
+        if not self._closing.is_set():
+            _ = self._snapshot
         if self._closing.is_set():
             raise Closed(f"{action}: the bus is closed; connect a new one")
 
@@ -284,6 +363,8 @@ class ConfigBus(Reads):
                 with self._changed:
                     self._vouched = since
                     self._changed.notify_all()
+                if self._writer is not None:
+                    self._writer.vouch(now() - since)
             case protocol.Look():
                 self._looks.put(now())
             case protocol.Subscribe() | protocol.Ping() | protocol.Read() | protocol.ReadStore():
@@ -292,6 +373,9 @@ class ConfigBus(Reads):
                 return self._pause(random.uniform(shortest, longest))  # noqa: S311  # jitter, not a secret
             case protocol.Refreshed(ticket, fault):
                 self._answer_refreshers(ticket, fault)
+            case protocol.Keep(state):
+                if self._writer is not None:
+                    self._writer.keep(state)
             case protocol.Report():
                 report(command, self._plan)
         return DONE
@@ -400,3 +484,11 @@ class ConfigBus(Reads):
             except Exception:
                 self._plan.logger.exception("callback_failed", state=str(state), revision=self.revision)
             told = state
+
+
+def _sleep_in_child() -> None:
+    for bus in list(_buses):
+        bus._sleep_in_child()  # noqa: SLF001  # of this very module
+
+
+os.register_at_fork(after_in_child=_sleep_in_child)

@@ -129,6 +129,10 @@ class NotInTime(ConfigBusError, TimeoutError):
     """What was waited for did not happen within the time allowed."""
 
 
+class Stale(ConfigBusError):
+    """A value may be older than `max_age` allows: the copy cannot be vouched for, or its block is held."""
+
+
 class Rejected(ConfigBusError):
     """This worker holds back the release that was waited for; `reasons` maps block to reason."""
 

@@ -2,26 +2,17 @@
 
 `Follower.run()` is a generator. It yields a command, a driver performs it and sends back what came
 of it together with the instant. Two drivers do so: a thread (`client`) and an asyncio task (`aio`);
-tests do it with a virtual clock.
-
-What was *received* (position, state, entries) is kept apart from what is *adopted* (the snapshot).
-Received moves to higher positions only.
+tests do it with a virtual clock. What it holds is in `receive`; when to ask and what to believe is here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
 
 from configbus import wire
-from configbus.adoption import adopt, on_layers
 from configbus.protocol import (
     ANSWER_SECONDS,
-    Adopt,
     Arrived,
-    Command,
-    Event,
     Failed,
     Look,
     Looked,
@@ -30,23 +21,14 @@ from configbus.protocol import (
     Nothing,
     Ping,
     Pong,
-    Read,
-    Reading,
-    ReadStore,
     Receive,
     Refresh,
-    Refreshed,
-    Report,
     Subscribe,
     Subscribed,
     Vouch,
-    Wait,
 )
-from configbus.wire import Entry, Head, Malformed, Mark, NotUnderstood, Position
-
-if TYPE_CHECKING:
-    from configbus.catalogue import Catalogue
-    from configbus.snapshot import Origin, Selection, Snapshot
+from configbus.receive import Asking, Receiver, Steps
+from configbus.wire import Head, Malformed, Position
 
 LOOK_SECONDS = 1.0
 """Pause between two looks at the head."""
@@ -54,27 +36,6 @@ PROOF_SECONDS = 0.6
 """After the first stamp of a connection: by then the relay must have moved it."""
 SILENCE_SECONDS = 1.5
 """Three bookmarks that did not come."""
-LOAD_ATTEMPTS = 5
-STORE_SECONDS = 1.0
-"""Pause between two attempts to start from Postgres."""
-
-
-Steps = Generator[Command, tuple[Event, float], None]
-T = TypeVar("T")
-Asking = Generator[Command, tuple[Event, float], T]
-
-
-@dataclass(slots=True)
-class Received:
-    """The newest state that fitted together, of all blocks in the index and the content of those followed."""
-
-    head: Head
-    index: dict[str, Mark]
-    entries: dict[str, Entry]
-
-    @property
-    def position(self) -> Position:
-        return self.head.position
 
 
 @dataclass(slots=True)
@@ -98,29 +59,20 @@ class _Proof:
 
 
 @dataclass(slots=True)
-class Follower:
-    """The protocol of one worker. `ready_by` is the instant by which it stands on its layers if nothing
-    better was found; None where it must not. `has_store` says whether Postgres can be asked.
-    """
+class Follower(Receiver):
+    """The protocol of one worker."""
 
-    catalogue: Catalogue
-    selection: Selection
-    ready_by: float | None
-    has_store: bool = False
-    received: Received | None = None
-    snapshot: Snapshot | None = None
-    vouched: float | None = None
-    ignored: int = 0
-    now: float = 0.0
-    _ticket: int = field(default=0, init=False)
-    _answered: int = field(default=0, init=False)
-    _ask_store_at: float = field(default=0.0, init=False)
     _proof: _Proof | None = field(default=None, init=False)
-    _reported: dict[str, dict[str, Any]] = field(default_factory=dict, init=False)
 
     def run(self) -> Steps:
         """Follow for ever: connect, load, listen; after a loss once more."""
-        if self.received is not None and (self.snapshot is None or self.snapshot.position != self.received.position):
+        if self.last_good is not None and self.received is None:
+            self._recall(self.last_good)
+        if (
+            self.snapshot is not None
+            and self.received is not None
+            and (self.snapshot is None or self.snapshot.position != self.received.position)
+        ):
             yield from self._adopt(self.received, "redis")
         pause = 0.05
         while True:
@@ -157,7 +109,7 @@ class Follower:
         turn = _Turn(heard=self.now, next_look=self.now)
         yield from self._load()
         while True:
-            if self.snapshot is None or self.snapshot.origin == "layers":
+            if self.snapshot is None or self.snapshot.origin in ("layers", "snapshot"):
                 yield from self._fall_back()
             if not turn.looking and self.now >= turn.next_look:
                 turn.looking = True
@@ -195,8 +147,8 @@ class Follower:
     def _next_deadline(self, turn: _Turn) -> float:
         silence = turn.heard + SILENCE_SECONDS if turn.pinged is None else turn.pinged + ANSWER_SECONDS
         deadlines = [silence] if turn.looking else [silence, turn.next_look]
-        if self.snapshot is None and self.ready_by is not None:
-            deadlines.append(self.ready_by)
+        if self.snapshot is None and self._stand_by is not None:
+            deadlines.append(self._stand_by)
         return min(deadlines)
 
     def _message(self, data: bytes) -> Steps:
@@ -222,92 +174,6 @@ class Follower:
             and (yield from self._apply(received, message.head, message.entries))
         ):
             yield from self._load()
-
-    def _apply(self, received: Received, head: Head, entries: tuple[Entry, ...]) -> Asking[bool]:
-        """Put a release on top of what was received; False if together they are not the head's state."""
-        old = [received.index[entry.name].digest for entry in entries if entry.name in received.index]
-        new = [entry.mark.digest for entry in entries]
-        if wire.xor(received.head.state, old + new) != head.state:
-            return False
-        received.head = head
-        for entry in entries:
-            received.index[entry.name] = entry.mark
-            if entry.name in self.selection:
-                received.entries[entry.name] = entry
-        yield from self._adopt(received, "redis")
-        return True
-
-    def _load(self) -> Asking[str | None]:
-        """Read the whole state and take it if it fits together; None, or why nothing was taken."""
-        while True:
-            ticket = self._ticket
-            fault = yield from self._load_in_attempts()
-            yield from self._answer(ticket, fault)
-            if self._ticket == ticket:
-                return fault
-
-    def _load_in_attempts(self) -> Asking[str | None]:
-        fault = ""
-        for attempt in range(LOAD_ATTEMPTS):
-            if attempt:
-                yield from self._wait(0.01, 0.05)
-            names: tuple[str, ...] = ()
-            for _ in range(2):
-                reading = yield from self._do(Read(names, self._limit()))
-                if not isinstance(reading, Reading):
-                    fault = reading.reason if isinstance(reading, Failed) else "no reading"
-                    break
-                try:
-                    head, index = wire.read_head(reading.head) if reading.head else None, wire.read_index(reading.index)
-                    if head is None:
-                        fault = "Redis holds no head for this environment"
-                        break
-                    if not (yield from self._ours(head)) or (yield from self._is_lower(head)):
-                        return "the head in Redis is not one to follow"
-                    wanted = self._wanted(index)
-                    if set(wanted) <= set(names):
-                        return (yield from self._take(head, index, reading, "redis"))
-                except Malformed as malformed:
-                    fault = str(malformed)
-                    break
-                names = wanted
-            else:
-                fault = "the state in Redis changed while it was read"
-        yield from self._report("warning", "load_failed", reason=fault)
-        return fault
-
-    def _wanted(self, index: Mapping[str, Mark]) -> tuple[str, ...]:
-        """The followed blocks whose content is not held already."""
-        held = self.received.entries if self.received else {}
-        return tuple(
-            name for name in index if name in self.selection and (name not in held or held[name].mark != index[name])
-        )
-
-    def _take(self, head: Head, index: dict[str, Mark], reading: Reading, origin: Origin) -> Asking[str | None]:
-        """Accept a reading, if head, index and blocks are of one state; Malformed otherwise."""
-        if wire.xor(wire.EMPTY_STATE, (mark.digest for mark in index.values())) != head.state:
-            raise Malformed("the index does not add up to the head's state")
-        held = self.received.entries if self.received else {}
-        entries = {}
-        for name, mark in index.items():
-            if name not in self.selection:
-                continue
-            entry = held.get(name)
-            if entry is None or entry.mark != mark:
-                if not reading.blocks.get(name):
-                    raise Malformed(f"the hash of {name} is missing")
-                entry = wire.read_entry(name, reading.blocks[name])
-            if entry.mark != mark:
-                raise Malformed(f"the hash of {name} does not fit the index")
-            entries[name] = entry
-        before = self.received
-        same = before is not None and before.head == head
-        self.received = Received(head, index, entries)
-        if before is not None and before.head.epoch != head.epoch:
-            yield from self._report("warning", "epoch_changed", epoch=head.epoch, was=before.head.epoch)
-        if not same or self.snapshot is None or self.snapshot.origin != origin:
-            yield from self._adopt(self.received, origin)
-        return None
 
     def _looked(self, look: Looked, asked_at: Position | None) -> Asking[float]:
         """Judge a look at the head: load if it is ahead, vouch if it proves freshness. Seconds to the next look."""
@@ -352,98 +218,3 @@ class Follower:
         if received is None or snapshot is None or snapshot.position != received.position:
             return False
         return head.position < received.position or head == received.head
-
-    def _ours(self, head: Head) -> Asking[bool]:
-        """Whether a head is of the installation that is followed."""
-        if self.received is None or head.bus == self.received.head.bus:
-            return True
-        yield from self._ignore("other_bus_ignored", f"bus {head.bus}, followed is {self.received.head.bus}")
-        return False
-
-    def _is_lower(self, head: Head, than: Position | None = None) -> Asking[bool]:
-        """Whether a head lies below what was received already: Redis lost something, and is not believed."""
-        floor = than or (self.received.position if self.received else None)
-        if floor is None or head.position >= floor:
-            return False
-        yield from self._report("warning", "head_lower", revision=head.revision, held=floor.revision)
-        return True
-
-    def _fall_back(self) -> Steps:
-        """While nothing is known: Postgres, once a second at most, and the layers when the time is over."""
-        tried = not self.has_store or self._ask_store_at > 0
-        if tried and self.snapshot is None and self.ready_by is not None and self.now >= self.ready_by:
-            self.snapshot = on_layers(self.catalogue, self.selection)
-            yield from self._report("error", "standing_on_defaults", reason="neither Redis nor Postgres gave a state")
-            yield from self._do(Adopt(self.snapshot))
-        known = self.snapshot is not None and self.snapshot.origin != "layers"
-        if self.has_store and not known and self.now >= self._ask_store_at:
-            self._ask_store_at = self.now + STORE_SECONDS
-            yield from self._start_from_store()
-
-    def _start_from_store(self) -> Steps:
-        reading = yield from self._do(ReadStore(self._limit()))
-        if isinstance(reading, Reading):
-            try:
-                head, index = wire.read_head(reading.head), wire.read_index(reading.index)
-                yield from self._take(head, index, reading, "postgres")
-            except Malformed as fault:
-                yield from self._report("error", "store_failed", reason=str(fault))
-        elif isinstance(reading, Failed):
-            yield from self._report("warning", "store_failed", reason=reading.reason)
-
-    def _confirm(self, received: Received) -> Steps:
-        """Redis stands where a start from Postgres left off: equal state is equal content."""
-        if self.snapshot is not None and self.snapshot.origin != "redis":
-            yield from self._adopt(received, "redis")
-
-    def _adopt(self, received: Received, origin: Origin) -> Steps:
-        before = self.snapshot
-        self.snapshot = adopt(received.entries, received.position, origin, before, self.catalogue, self.selection)
-        for name, rejection in self.snapshot.held.items():
-            if before is None or before.held.get(name) != rejection:
-                yield from self._report(
-                    "error",
-                    "block_held",
-                    block=name,
-                    revision=rejection.revision,
-                    field=rejection.field,
-                    reason=rejection.reason,
-                    last_good=rejection.last_good,
-                    exc_info=rejection.error,
-                )
-        yield from self._do(Adopt(self.snapshot))
-
-    def _ignore(self, event: str, fault: object) -> Steps:
-        self.ignored += 1
-        level = "error" if isinstance(fault, NotUnderstood) else "warning"
-        yield from self._report(level, event, reason=str(fault))
-
-    def _report(self, level: str, event: str, **facts: Any) -> Steps:
-        """Tell an operator, with the revision shown unless it is about another; the same thing again only after
-        the worker was current in between.
-        """
-        if self._reported.get(event) != facts:
-            self._reported[event] = facts
-            shown = {"revision": self.snapshot.revision} if self.snapshot is not None else {}
-            yield from self._do(Report(level, event, shown | facts))
-
-    def _wait(self, shortest: float, longest: float) -> Steps:
-        event = yield from self._do(Wait(shortest, longest))
-        if isinstance(event, Refresh):
-            self._ticket = event.ticket
-
-    def _answer(self, ticket: int, fault: str | None) -> Steps:
-        """Tell an application that asked for a refresh before it began what came of it."""
-        if ticket > self._answered:
-            self._answered = ticket
-            yield from self._do(Refreshed(ticket, fault))
-
-    def _limit(self) -> float:
-        """Seconds that a server may take now: less, where somebody waits for the start."""
-        if self.snapshot is not None or self.ready_by is None:
-            return ANSWER_SECONDS
-        return min(ANSWER_SECONDS, max(self.ready_by - self.now, 0.05))
-
-    def _do(self, command: Command) -> Asking[Event]:
-        event, self.now = yield command
-        return event

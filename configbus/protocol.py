@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from configbus.lastgood import LastGood
     from configbus.snapshot import Snapshot
 
 ANSWER_SECONDS = 1.0
@@ -77,6 +78,13 @@ class Adopt:
 
 
 @dataclass(frozen=True, slots=True)
+class Keep:
+    """Keep this for the next start; Done at once."""
+
+    state: LastGood
+
+
+@dataclass(frozen=True, slots=True)
 class Vouch:
     """What is held was complete at this instant; Done."""
 
@@ -100,7 +108,7 @@ class Report:
     facts: dict[str, Any]
 
 
-Command = Subscribe | Read | ReadStore | Look | Receive | Ping | Wait | Adopt | Vouch | Refreshed | Report
+Command = Subscribe | Read | ReadStore | Look | Receive | Ping | Wait | Adopt | Keep | Vouch | Refreshed | Report
 
 
 # What comes back.

@@ -5,14 +5,16 @@ from __future__ import annotations
 import inspect
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 from configbus.block import Block
 from configbus.change import changes_between
-from configbus.errors import NotReady, Rejected, SettingsError
+from configbus.errors import NotReady, Rejected, SettingsError, Stale
 from configbus.follow import Follower
+from configbus.lastgood_file import LastGoodFile
 from configbus.log import log
+from configbus.names import split_path
 from configbus.protocol import Reading, Report
 from configbus.snapshot import LIVE_SECONDS, MISSING, Origin, Rejection, Selection, Snapshot, State, state_of
 from configbus.wire import Keys, Position, Release, entry_fields
@@ -48,10 +50,17 @@ class Reads:
         """One immutable state of all followed blocks; use one for a whole decision."""
         return self._snapshot
 
-    def get(self, path: str, default: Any = MISSING) -> Any:
+    def get(self, path: str, default: Any = MISSING, *, max_age: float | None = None) -> Any:
         """The value at a path such as `trading.score_threshold`. Raises UnknownBlock or UnknownField
         (both LookupError) unless a default is given.
+
+        With `max_age`, in seconds, the value must be one that was in force no longer ago than that: where the copy
+        cannot be vouched for, or its block is held, the default is returned, or Stale raised where there is none.
         """
+        if max_age is not None and (why := self._too_old(path, max_age)) is not None:
+            if default is MISSING:
+                raise why
+            return default
         if default is MISSING:
             return self._snapshot.read(path)
         return self._snapshot.get(path, default)
@@ -67,6 +76,14 @@ class Reads:
     def keys(self, target: type[Block] | str) -> list[str]:
         """The keys of a keyed domain that hold a block now, sorted."""
         return self._snapshot.keys(target)
+
+    def _too_old(self, path: str, max_age: float) -> Stale | None:
+        held = self._snapshot.held
+        if held and (name := split_path(path)[0]) in held:
+            return Stale(f"{path}: {name} is held at older content: {held[name].reason}")
+        if (age := self.age) <= max_age:
+            return None
+        return Stale(f"{path} was last known to be current {age:.1f} s ago, and may be {max_age} s old; {self.state}")
 
     @property
     def revision(self) -> int:
@@ -129,16 +146,38 @@ class Plan:
     keys: Keys
     require: str | None
     start_timeout: float
+    patterns: tuple[str, ...]
 
     @property
     def logger(self) -> BoundLogger:
         """The logger of this bus: each line says whose it is."""
         return log.bind(environment=self.settings.environment, worker=self.settings.worker)
 
-    def follower(self) -> Follower:
-        """The protocol for this plan; it knows by when it must stand on something."""
-        ready_by = None if self.require else now() + READY_SHARE * self.start_timeout
-        return Follower(self.catalogue, self.selection, ready_by, has_store=self.settings.database_url is not None)
+    @property
+    def file(self) -> LastGoodFile | None:
+        """Where the last good state is kept, if it is."""
+        directory = self.settings.snapshot_dir
+        return LastGoodFile(directory, self.keys, self.patterns, self.logger) if directory else None
+
+    def follower(self, parent: Follower | None = None) -> Follower:
+        """The protocol for this plan; it knows by when it must stand on something, and what was kept for that. In a
+        child made by fork it goes on from what its parent had adopted.
+        """
+        if parent is not None:
+            return parent.successor()
+        by = now() + READY_SHARE * self.start_timeout
+        kept = self.file.read() if self.file is not None else None
+        if kept is not None and kept.vouched is not None:
+            kept = replace(kept, vouched=now() - max(time.time() - kept.vouched, 0.0))
+        return Follower(
+            self.catalogue,
+            self.selection,
+            None if self.require else by,
+            has_store=self.settings.database_url is not None,
+            last_good=kept,
+            last_good_at=by,
+            keeps=self.file is not None,
+        )
 
     def is_ready(self, reads: Reads) -> bool:
         """Whether what was found suffices for `require`."""
@@ -173,7 +212,9 @@ def plan(follow: Iterable[str] | None, require: str | None, start_timeout: float
     catalogue = load_catalogue(settings.domains)
     patterns = None if follow is None else list(follow)
     keys = Keys(settings.namespace, settings.environment)
-    return Plan(settings, catalogue, Selection(catalogue, patterns), keys, require, start_timeout)
+    selection = Selection(catalogue, patterns)
+    named = tuple(patterns if patterns is not None else (domain.name for domain in catalogue))
+    return Plan(settings, catalogue, selection, keys, require, start_timeout, named)
 
 
 def check_callback(callback: Callable[..., Any], arguments: int, *, coroutines: bool) -> None:

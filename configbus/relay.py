@@ -22,7 +22,7 @@ from configbus.publication import Verdict, judge
 from configbus.publisher import Publisher, instant
 from configbus.repair import Repair
 from configbus.store.connect import Place, connect_listener, connected, driver_url, translated
-from configbus.store.drift import capture_drift, find_drift
+from configbus.store.drift import capture_drift, find_drift, queue_usage
 from configbus.store.releases import check_server, newest_head, raise_epoch
 from configbus.verification import refused_by_models
 from configbus.wire import Keys, bookmark
@@ -43,6 +43,8 @@ COMPARE_SECONDS = 1.0
 COMPARE_SHARE = 0.05
 """Of the relay's time that comparing may take: with very many blocks it is done less often than every second."""
 COMPARE_AT_LEAST_SECONDS = 60.0
+QUEUE_SHARE = 0.5
+"""Of Postgres' queue of notifications: nothing rings from there on."""
 RAISES, RAISES_SECONDS = 3, 600.0
 """More new epochs than these within that time are two databases that take turns, not a restore."""
 
@@ -65,6 +67,7 @@ class Relay:
         self._repair = Repair(self._publisher, self._place)
         self._raised: list[float] = []
         self._lost: set[str] = set()
+        self._queue_told = False
         self._judged: set[Mark] = set()
         self._catalogue = load_catalogue(settings.domains)
         self._published: Head | None = None
@@ -145,6 +148,7 @@ class Relay:
         started = time.monotonic()
         with translated(), connection.begin():
             drift = find_drift(connection, self._place)
+            self._warn_of_queue(queue_usage(connection))
         if any(not block.lost for block in drift):
             with translated(), connection.begin():
                 released = capture_drift(connection, self._place)
@@ -172,6 +176,17 @@ class Relay:
             log.warning("redis_repaired", environment=self._keys.environment, where=where, fields=fields)
         ended = time.monotonic()
         return ended + min(max((ended - started) / COMPARE_SHARE, COMPARE_SECONDS), COMPARE_AT_LEAST_SECONDS)
+
+    def _warn_of_queue(self, usage: float) -> None:
+        """Bells that nobody hears: nothing is lost, and plain SQL waits for the relay's own look."""
+        if usage >= QUEUE_SHARE and not self._queue_told:
+            log.warning(
+                "notify_queue_fills",
+                environment=self._keys.environment,
+                usage=round(usage, 2),
+                hint="a session that listens stays in a transaction: see pg_stat_activity, and end it",
+            )
+        self._queue_told = usage >= QUEUE_SHARE
 
     def _stamp(self, connection: Connection) -> Head:
         """Redis' clock and head first, then Postgres, then the stamp: one connection to Redis, which a Link never

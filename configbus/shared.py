@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 
 from configbus.client import ConfigBus
@@ -31,3 +32,11 @@ def bus() -> ConfigBus:
         if not _held or _held[0].closed:
             _held[:] = [ConfigBus.connect()]
         return _held[0]
+
+
+def _begin_in_child() -> None:
+    global _lock  # noqa: PLW0603  # another thread of the parent may have held it, and is not in the child
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_begin_in_child)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from configbus.catalogue import Catalogue
 
 B = TypeVar("B", bound=Block)
-Origin = Literal["redis", "postgres", "layers"]
+Origin = Literal["redis", "postgres", "snapshot", "layers"]
 
 LIVE_SECONDS = 3.0
 INDEX_DIGITS = 10

@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from sqlalchemy import text
+
 from configbus.names import block_name, split_block
 from configbus.store.connect import sql
 from configbus.wire import entry_fields, members
@@ -42,6 +44,11 @@ class Drift:
     released: dict[str, str] | None
     live: dict[str, str] | None
     lost: bool
+
+
+def queue_usage(connection: Connection) -> float:
+    """How full the queue of notifications is, 0 to 1: a session that listens within a transaction fills it."""
+    return float(connection.scalar(text("SELECT pg_notification_queue_usage()")) or 0.0)
 
 
 def find_drift(connection: Connection, place: Place) -> list[Drift]:

@@ -9,8 +9,9 @@ from unittest.mock import patch
 
 from configbus import adoption, wire
 from configbus.adoption import on_layers
-from configbus.follow import Follower, Received, _Proof
+from configbus.follow import Follower, _Proof
 from configbus.protocol import Adopt, Looked, Reading, Vouch
+from configbus.receive import Received
 from configbus.wire import Malformed
 from simulator import scripts
 from simulator.poll import Poll
@@ -21,7 +22,7 @@ from simulator.world import Parts
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
 
-    from configbus.follow import Asking, Steps
+    from configbus.receive import Asking, Steps
     from configbus.snapshot import Origin
     from configbus.wire import Entry, Head, Mark, Position
     from simulator.publishers import Steps as Pauses

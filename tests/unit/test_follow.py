@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from configbus.domains import RiskConfig, TradingConfig
-from configbus.follow import LOAD_ATTEMPTS, Follower
+from configbus.follow import Follower
 from configbus.protocol import (
     DONE,
     Adopt,
@@ -38,6 +38,7 @@ from configbus.protocol import (
     Vouch,
     Wait,
 )
+from configbus.receive import LOAD_ATTEMPTS
 from configbus.snapshot import Selection
 from configbus.wire import EMPTY_STATE, Entry, Head, entry_fields
 

@@ -21,6 +21,7 @@ NEW = (
     "newest(text)",
     "raise_epoch(text, bigint, bigint, text)",
     "lock_environment(text)",
+    "ring(text)",
     "server()",
     "timeline()",
 )

@@ -10,6 +10,15 @@ CREATE FUNCTION {schema}.server() RETURNS text LANGUAGE sql STABLE AS $$
     SELECT system_identifier::text FROM pg_control_system()
 $$;
 
+-- Rings for the relay, unless the queue of notifications is filling up: a full one fails every commit that rings,
+-- and the relay looks by itself ten times a second.
+CREATE FUNCTION {schema}.ring(of text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    IF pg_notification_queue_usage() < 0.5 THEN
+        PERFORM pg_notify('{channel}', of);
+    END IF;
+END $$;
+
 -- The environment, locked for a release. After a promotion the first release begins a new epoch; the seconds in it
 -- stay, so that an old primary with a later clock does not overtake the new one.
 CREATE FUNCTION {schema}.lock_environment(of text) RETURNS {schema}.environment LANGUAGE plpgsql AS $$
@@ -49,7 +58,7 @@ BEGIN
             jsonb_build_object('epoch', place.epoch, 'system', place.system),
             jsonb_build_object('epoch', raised, 'system', {schema}.server()), ARRAY['epoch'], why,
             {schema}.actor(), host(inet_client_addr()), current_setting('application_name'));
-    PERFORM pg_notify('{channel}', of);
+    PERFORM {schema}.ring(of);
     RETURN raised;
 END $$;
 
@@ -114,7 +123,7 @@ BEGIN
         RETURNING * INTO own;
         UPDATE {schema}.environment SET revision = own.revision WHERE name = place.name;
         IF current_setting('configbus.publishes', true) IS DISTINCT FROM 'on' THEN
-            PERFORM pg_notify('{channel}', place.name);
+            PERFORM {schema}.ring(place.name);
         END IF;
     END IF;
     INSERT INTO {schema}.release_block (environment, revision, name, content, envelope)

@@ -1,0 +1,180 @@
+"""The last-good snapshot file of one selection: whole or not there, its owner's alone, never older than before.
+
+It is written by a thread of its own, off the way by which changes arrive, under a lock that several processes of one
+machine share. Its time of modification is the instant up to which it was known to be complete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import stat
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from configbus.lastgood import from_text, to_text
+from configbus.wire import Malformed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from structlog.stdlib import BoundLogger
+
+    from configbus.lastgood import LastGood
+    from configbus.wire import Keys
+
+LARGEST_BYTES = 256 << 20
+PAUSE_SECONDS = 0.2
+"""Between two writings: what comes meanwhile is written as one."""
+TOUCH_SECONDS = 5.0
+END_SECONDS = 2.0
+FAULTS = (OSError, ValueError, KeyError, TypeError, AttributeError, Malformed)
+"""What reading brings where the file is not what was written, checksum or not."""
+
+
+class LastGoodFile:
+    """Reads and writes the file for one environment and one selection of blocks."""
+
+    def __init__(self, directory: str, keys: Keys, patterns: Iterable[str], logger: BoundLogger) -> None:
+        token = hashlib.sha256("\n".join(sorted(patterns)).encode()).hexdigest()[:8]
+        self.path = Path(directory, f"{keys.namespace}.{keys.environment}.{token}.snapshot")
+        self._where = keys.prefix
+        self._logger = logger.bind(file=str(self.path))
+        self._told = ""
+        self._own = 0
+
+    def read(self) -> LastGood | None:
+        """What is kept there, with `vouched` as seconds since 1970; None, and a warning, where it is not to be used."""
+        try:
+            return self._load()
+        except FileNotFoundError:
+            return None
+        except FAULTS as fault:
+            self._logger.warning("snapshot_refused", reason=_told(fault))
+            return None
+
+    def write(self, kept: LastGood) -> None:
+        """Replace the file by rename, unless what is there is newer. A fault is logged once, and no more than that."""
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with self._opened(os.O_RDWR | os.O_CREAT, self.path.with_suffix(".lock")) as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if not self._is_newer(kept):
+                    self._replace(to_text(kept, self._where).encode(), kept.vouched or 0.0)
+        except OSError as fault:
+            if self._told != _told(fault):
+                self._logger.warning("snapshot_not_written", revision=kept.head.revision, reason=_told(fault))
+            self._told = _told(fault)
+        else:
+            self._told = ""
+        self._own = 0
+
+    def touch(self, vouched: float) -> None:
+        """Note that what is there was complete at this instant, in seconds since 1970."""
+        with contextlib.suppress(OSError):
+            os.utime(self.path, (vouched, vouched), follow_symlinks=False)
+
+    def _load(self) -> LastGood:
+        with self._opened(os.O_RDONLY, self.path) as file:
+            _check_owned(file)
+            vouched = os.fstat(file).st_mtime
+            with open(file, "rb", closefd=False) as whole:
+                kept = from_text(whole.read(LARGEST_BYTES).decode(), self._where)
+        return replace(kept, vouched=vouched if vouched > 0 else None)
+
+    def _is_newer(self, kept: LastGood) -> bool:
+        """Whether what another process wrote there is newer."""
+        try:
+            if self.path.lstat().st_ino == self._own:
+                return False
+            return self._load().head.position > kept.head.position
+        except FAULTS:
+            return False
+
+    def _replace(self, content: bytes, vouched: float) -> None:
+        fresh = self.path.with_suffix(".new")
+        with contextlib.suppress(FileNotFoundError):
+            fresh.unlink()
+        with self._opened(os.O_WRONLY | os.O_CREAT | os.O_EXCL, fresh) as file:
+            with open(file, "wb", closefd=False) as whole:
+                whole.write(content)
+            os.fsync(file)
+        os.utime(fresh, (vouched, vouched))
+        self._own = fresh.lstat().st_ino
+        fresh.rename(self.path)
+        with self._opened(os.O_RDONLY | os.O_DIRECTORY, self.path.parent) as directory:
+            os.fsync(directory)
+
+    @contextlib.contextmanager
+    def _opened(self, flags: int, path: Path) -> Iterator[int]:
+        file = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            yield file
+        finally:
+            os.close(file)
+
+
+class LastGoodWriter:
+    """A thread that keeps a file current: the latest state wins, and nobody waits for it but `close`."""
+
+    def __init__(self, file: LastGoodFile) -> None:
+        self._file = file
+        self._changed = threading.Condition()
+        self._waiting: LastGood | None = None
+        self._vouched: float | None = None
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="configbus-snapshot", daemon=True)
+        self._thread.start()
+
+    def keep(self, state: LastGood) -> None:
+        """Have this written soon."""
+        with self._changed:
+            self._waiting = state
+            self._changed.notify()
+
+    def vouch(self, seconds_ago: float) -> None:
+        """Note up to when the state was complete."""
+        with self._changed:
+            self._vouched = time.time() - seconds_ago
+
+    def close(self) -> None:
+        """Write what waits, and end."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join(END_SECONDS)
+
+    def _run(self) -> None:
+        closing = False
+        while not closing:
+            with self._changed:
+                if self._waiting is None and not self._closing:
+                    self._changed.wait(TOUCH_SECONDS)
+                state, self._waiting = self._waiting, None
+                vouched, closing = self._vouched, self._closing
+            if state is not None:
+                self._file.write(replace(state, vouched=vouched))
+            elif vouched is not None:
+                self._file.touch(vouched)
+            with self._changed:
+                if not self._closing:
+                    self._changed.wait(PAUSE_SECONDS)
+
+
+def _check_owned(file: int) -> None:
+    found = os.fstat(file)
+    if not stat.S_ISREG(found.st_mode):
+        raise Malformed("is no regular file")
+    if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        raise Malformed("belongs to another user, or others may write to it")
+
+
+def _told(fault: Exception) -> str:
+    if isinstance(fault, OSError):
+        return fault.strerror or str(fault)
+    return str(fault) if isinstance(fault, Malformed) else f"cannot be read: {type(fault).__name__}: {fault}"

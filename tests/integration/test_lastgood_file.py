@@ -1,0 +1,215 @@
+"""Started without servers a worker stands where it stood last, and says so; nothing makes it go backwards."""
+
+from __future__ import annotations
+
+import math
+import re
+import stat
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+import pytest
+import redis
+from buses import connected_bus
+from waiting import until
+
+from configbus import ConfigBus
+from configbus.errors import NotReady
+from configbus.reads import plan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from configbus.author import Author
+    from configbus.lastgood_file import LastGoodFile
+    from configbus.settings import Settings
+
+DOWN = "redis://127.0.0.1:1/0"
+DRIVERS = pytest.mark.parametrize("driver", ["thread", "asyncio"])
+
+
+@pytest.fixture
+def keeping(worker: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
+    return worker | {"snapshot_dir": str(tmp_path / "kept")}
+
+
+def file_of(keeping: dict[str, Any]) -> Path:
+    (file,) = Path(keeping["snapshot_dir"]).glob("*.snapshot")
+    return file
+
+
+@pytest.mark.usefixtures("relay")
+@DRIVERS
+def test_without_servers_a_worker_stands_where_it_stood(driver: str, keeping: dict[str, Any], author: Author) -> None:
+    with connected_bus(driver, **keeping, require="live") as bus:
+        bus.wait_for(author.set({"trading.score_threshold": "0.8"}))
+    with connected_bus(driver, **keeping | {"redis_url": DOWN}, require="known", start_timeout=0.5) as driven:
+        again = driven.reads
+        assert (again.origin, again.state, again.revision) == ("snapshot", "offline", 2)
+        assert str(again.get("trading.score_threshold")) == "0.800"
+        assert 0 < again.age < 60
+    with (
+        pytest.raises(NotReady),
+        connected_bus(driver, **keeping | {"redis_url": DOWN}, require="live", start_timeout=0.5),
+    ):
+        pass
+
+
+@pytest.mark.usefixtures("relay")
+def test_what_is_kept_follows_every_change_and_is_its_owners_alone(keeping: dict[str, Any], author: Author) -> None:
+    with ConfigBus.connect(**keeping, require="live") as bus:
+        for number in range(4, 9):
+            bus.wait_for(author.set({"risk.max_order_attempts": number}))
+        until(lambda: '"risk": "6:' in file_of(keeping).read_text())
+    assert stat.S_IMODE(file_of(keeping).stat().st_mode) == 0o600
+    assert stat.S_IMODE(file_of(keeping).parent.stat().st_mode) == 0o700
+    assert {path.suffix for path in file_of(keeping).parent.iterdir()} == {".snapshot", ".lock"}
+
+
+@pytest.mark.usefixtures("relay")
+def test_from_the_file_it_goes_over_to_redis_and_tells_what_changed(keeping: dict[str, Any], author: Author) -> None:
+    with ConfigBus.connect(**keeping, require="live"):
+        pass
+    release = author.set({"risk.max_order_attempts": 9})
+    with ConfigBus.connect(**keeping) as bus:
+        bus.wait_for(release)
+        assert bus.origin == "redis"
+        until(lambda: bus.state == "live")
+
+
+@DRIVERS
+def test_an_older_copy_of_redis_does_not_take_a_restarted_worker_back(
+    driver: str, published: Settings, keeping: dict[str, Any], author: Author
+) -> None:
+    with redis.Redis.from_url(published.require("redis_url")) as client:
+        old = {key: client.dump(key) for key in client.keys("configbus:*")}
+        with connected_bus(driver, **keeping, require="known") as bus:
+            bus.wait_for(author.set({"risk.max_order_attempts": 9}))
+        client.flushall()
+        for key, value in old.items():
+            client.restore(key, 0, value)
+        with connected_bus(driver, **keeping, require="known", start_timeout=1.0) as driven:
+            again = driven.reads
+            assert (again.origin, again.revision, again.get("risk.max_order_attempts")) == ("snapshot", 2, 9)
+            driven.wait_for(author.set({"risk.max_order_attempts": 10}))
+            assert again.origin == "redis"
+
+
+def test_a_postgres_that_lags_behind_does_not_take_it_back_either(
+    published: Settings, keeping: dict[str, Any], author: Author
+) -> None:
+    with ConfigBus.connect(**keeping, require="known") as bus:
+        bus.wait_for(author.set({"risk.max_order_attempts": 9}))
+    with psycopg.connect(published.require("database_url")) as operator:
+        operator.execute("SET session_replication_role = replica")
+        operator.execute("DELETE FROM configbus.release_block WHERE revision > 1")
+        operator.execute("DELETE FROM configbus.release WHERE revision > 1")
+        operator.execute("UPDATE configbus.environment SET revision = 1")
+    servers = {"redis_url": DOWN, "database_url": published.require("database_url")}
+    with ConfigBus.connect(**keeping | servers, require="known", start_timeout=1.5) as again:
+        assert (again.origin, again.revision) == ("snapshot", 2)
+
+
+@pytest.mark.usefixtures("relay")
+@DRIVERS
+def test_a_block_that_is_held_starts_on_its_last_good_content(
+    driver: str, keeping: dict[str, Any], author: Author, published: Settings
+) -> None:
+    with connected_bus(driver, **keeping, require="live") as bus:
+        bus.wait_for(author.set({"trading.score_threshold": "0.8"}))
+        with psycopg.connect(published.require("database_url")) as operator:
+            edit = "UPDATE configbus.trading_config SET drawdown_reduction_tiers = '[7]', score_threshold = 0.9"
+            operator.execute(f"{edit} WHERE status = 'active'".encode())
+        bus.until(lambda reads: "trading" in reads.held)
+        bus.wait_for(author.set({"risk.max_order_attempts": 9}))
+    for redis_url in (keeping["redis_url"], DOWN):
+        with connected_bus(driver, **keeping | {"redis_url": redis_url}, require="known", start_timeout=1.0) as driven:
+            again = driven.reads
+            driven.until(lambda reads: reads.revision == 4)
+            assert str(again.get("trading.score_threshold")) == "0.800"
+            assert again.get("risk.max_order_attempts") == 9
+            if redis_url != DOWN:
+                assert again.held["trading"].last_good == 2
+
+
+def directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+def symlink(path: Path) -> None:
+    path.rename(path.with_suffix(".elsewhere"))
+    path.symlink_to(path.with_suffix(".elsewhere"))
+
+
+REFUSED: dict[str, Callable[[Path], object]] = {
+    "snapshot": lambda path: path.write_text(""),
+    "checksum": lambda path: path.write_text(path.read_text()[:-9]),
+    "format '9'": lambda path: path.write_text(path.read_text().replace("format 1", "format 9")),
+    "UnicodeDecodeError": lambda path: path.write_bytes(b"\xff\xfe"),
+    "Is a directory|regular": directory,
+    "symbolic links": symlink,
+    "others may write": lambda path: path.chmod(0o622),
+}
+
+
+@pytest.mark.usefixtures("relay")
+@pytest.mark.parametrize("reason", REFUSED)
+def test_what_is_not_to_be_used_is_refused_with_its_reason_and_replaced(
+    reason: str, keeping: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    with ConfigBus.connect(**keeping, require="live"):
+        pass
+    REFUSED[reason](file_of(keeping))
+    with ConfigBus.connect(**keeping | {"redis_url": DOWN}, start_timeout=0.3) as bus:
+        assert (bus.origin, bus.age) == ("layers", math.inf)
+    (record,) = [record for record in caplog.records if "snapshot_refused" in record.message]
+    assert re.search(reason, record.message)
+    if not file_of(keeping).is_dir():
+        with ConfigBus.connect(**keeping, require="live"):
+            pass
+        with ConfigBus.connect(**keeping | {"redis_url": DOWN}, start_timeout=0.3) as bus:
+            assert bus.origin == "snapshot"
+
+
+@pytest.mark.usefixtures("relay")
+def test_where_nothing_can_be_written_the_worker_goes_on_and_says_so_once(
+    keeping: dict[str, Any], author: Author, caplog: pytest.LogCaptureFixture
+) -> None:
+    Path(keeping["snapshot_dir"]).write_text("a file where the directory should be")
+    with ConfigBus.connect(**keeping, require="live") as bus:
+        for number in (5, 6):
+            bus.wait_for(author.set({"risk.max_order_attempts": number}))
+    assert sum("snapshot_not_written" in record.message for record in caplog.records) == 1
+
+
+@pytest.mark.usefixtures("relay")
+def test_an_older_state_never_replaces_a_newer_one(keeping: dict[str, Any], author: Author) -> None:
+    with ConfigBus.connect(**keeping, require="live") as bus:
+        until(lambda: bool(list(Path(keeping["snapshot_dir"]).glob("*.snapshot"))))
+        older = the_file(keeping).read()
+        assert older is not None
+        bus.wait_for(author.set({"risk.max_order_attempts": 9}))
+    the_file(keeping).write(older)
+    newest = the_file(keeping).read()
+    assert newest is not None
+    assert (older.head.revision, newest.head.revision) == (1, 2)
+
+
+@pytest.mark.usefixtures("relay")
+def test_another_environment_and_another_selection_have_files_of_their_own(keeping: dict[str, Any]) -> None:
+    with (
+        ConfigBus.connect(**keeping, require="live"),
+        ConfigBus.connect(**keeping, follow=["risk"], require="live"),
+    ):
+        pass
+    assert len(list(Path(keeping["snapshot_dir"]).glob("*.snapshot"))) == 2
+    with ConfigBus.connect(**keeping | {"redis_url": DOWN}, follow=["trading"], start_timeout=0.3) as bus:
+        assert bus.origin == "layers"
+
+
+def the_file(keeping: dict[str, Any]) -> LastGoodFile:
+    file = plan(None, None, 1.0, keeping).file
+    assert file is not None
+    return file
