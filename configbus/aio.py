@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
 from configbus import protocol
 from configbus.aiolink import AsyncLink
+from configbus.aiosubscription import Subscription, is_cancelled
 from configbus.change import Change, Pending, changes_between, read_target
 from configbus.errors import Closed, ConfigBusError, NotInTime, Unavailable
 from configbus.lastgood_file import LastGoodWriter
@@ -26,8 +27,6 @@ from configbus.wire import Malformed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Generator, Iterable
-
-    from structlog.stdlib import BoundLogger
 
     from configbus.block import Block
     from configbus.reads import Plan
@@ -41,59 +40,6 @@ C = TypeVar("C", bound="Callback")
 RESTART_SECONDS = 0.5
 DRAIN_TURNS = 4
 """Turns of the loop in which bytes that wait in a socket become a message."""
-
-
-class Subscription:
-    """What `on_change` returns; also what `changes` waits on. Calls in order, never two at once."""
-
-    def __init__(self, pending: Pending, siblings: list[Subscription]) -> None:
-        self._siblings = siblings
-        self._siblings.append(self)
-        self._pending = pending
-        self._ready = asyncio.Event()
-        self.cancelled = False
-        self.task: asyncio.Task[None] | None = None
-
-    def offer(self, change: Change[Any]) -> None:
-        """Take in a change to tell of, latest wins."""
-        if self._pending.offer(change):
-            self._ready.set()
-
-    def cancel(self) -> None:
-        """Call no more; a call that runs now runs to its end."""
-        self.cancelled = True
-        if self in self._siblings:
-            self._siblings.remove(self)
-        self._ready.set()
-
-    async def next(self) -> Change[Any] | None:
-        """The next change, when there is one; None once cancelled."""
-        while not self.cancelled:
-            if (change := self._pending.take()) is not None:
-                return change
-            self._ready.clear()
-            await self._ready.wait()
-        return None
-
-    async def call(self, callback: Callback, logger: BoundLogger) -> None:
-        """Tell the callback of every change until cancelled."""
-        while (change := await self.next()) is not None:
-            try:
-                outcome = callback(change)
-                if inspect.isawaitable(outcome):
-                    await outcome
-            except asyncio.CancelledError:
-                if _is_cancelled():
-                    raise
-                logger.exception("callback_failed", block=change.block_name, revision=change.revision)
-            except Exception:
-                logger.exception("callback_failed", block=change.block_name, revision=change.revision)
-
-
-def _is_cancelled() -> bool:
-    """Whether the current task itself is being cancelled, and not something that its callback waited for."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 class AsyncConfigBus(Reads):
@@ -427,7 +373,7 @@ class AsyncConfigBus(Reads):
                 if inspect.isawaitable(outcome):
                     await outcome
             except asyncio.CancelledError:
-                if _is_cancelled():
+                if is_cancelled():
                     raise
                 self._plan.logger.exception("callback_failed", state=str(state), revision=self.revision)
             except Exception:

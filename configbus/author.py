@@ -223,7 +223,7 @@ class Author(Reader):
         for path, value in changes.items():
             block, parts = split_path(path)
             domain, key = self._locate(block)
-            self._catalogue.require_field(domain, parts[0] if parts else "")
+            self._catalogue.require_field(domain, parts[0] if parts else "", block)
             found.setdefault(domain.name, {}).setdefault(key, []).append((parts, value))
         return found
 

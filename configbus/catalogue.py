@@ -41,10 +41,11 @@ class Catalogue:
             raise UnknownBlock(f"{block!r}: {name} has no keys", [name])
         return domain
 
-    def require_field(self, domain: Domain, field: str) -> None:
-        """UnknownField, naming near misses, unless the domain has that field."""
+    def require_field(self, domain: Domain, field: str, block: str = "") -> None:
+        """UnknownField, naming near misses and the block where it is known, unless the domain has that field."""
         if not field:
-            raise UnknownField(f"{domain.name!r} is a whole block; name a field of it: {domain.name}.FIELD")
+            name = block or (f"{domain.name}/KEY" if domain.keyed else domain.name)
+            raise UnknownField(f"{name!r} is a whole block; name a field of it: {name}.FIELD")
         if field not in domain.model.model_fields:
             raise UnknownField(f"{domain.name} has no field {field!r}", near(field, domain.model.model_fields))
 

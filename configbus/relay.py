@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 LOOK_SECONDS = 0.1
 STAMP_SECONDS = 0.5
 PAUSE_SECONDS = 0.2
-COMPARE_SECONDS = 1.0
-COMPARE_SHARE = 0.05
-"""Of the relay's time that comparing may take: with very many blocks it is done less often than every second."""
+COMPARE_SECONDS = 0.6
+COMPARE_SHARE = 0.1
+"""Of the relay's time that comparing may take: with very many blocks it is done less often."""
 COMPARE_AT_LEAST_SECONDS = 60.0
 QUEUE_SHARE = 0.5
 """Of Postgres' queue of notifications: nothing rings from there on."""
@@ -175,7 +175,9 @@ class Relay:
             fields = ", ".join(difference.field for difference in wrong if difference.where == where)
             log.warning("redis_repaired", environment=self._keys.environment, where=where, fields=fields)
         ended = time.monotonic()
-        return ended + min(max((ended - started) / COMPARE_SHARE, COMPARE_SECONDS), COMPARE_AT_LEAST_SECONDS)
+        return max(
+            started + min(max((ended - started) / COMPARE_SHARE, COMPARE_SECONDS), COMPARE_AT_LEAST_SECONDS), ended
+        )
 
     def _warn_of_queue(self, usage: float) -> None:
         """Bells that nobody hears: nothing is lost, and plain SQL waits for the relay's own look."""

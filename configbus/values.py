@@ -52,13 +52,14 @@ def with_values(domain: Domain, name: str, content: Mapping[str, str], given: Se
     for parts, value in given:
         if parts[0] not in domain.model.model_fields:
             raise UnknownField(f"{name} has no {'.'.join(parts)!r}", near(parts[0], domain.model.model_fields))
+        path = ".".join((name, *parts))
         try:
-            plain = as_value(value, ".".join((name, *parts)))
+            plain = as_value(value, path)
         except InvalidValue as error:
             found += error.problems
             continue
         whole, annotation = texts.get(parts[0], "null"), domain.model.model_fields[parts[0]].annotation
-        texts[parts[0]] = _put(whole, parts[1:], json.dumps(plain), f"{name} has no {'.'.join(parts)!r}", annotation)
+        texts[parts[0]] = _put(whole, parts[1:], json.dumps(plain), path, annotation)
         taken.append((parts, plain))
     text = entry_text(texts.items())
     try:
@@ -89,7 +90,10 @@ def _overlaps(name: str, paths: Iterable[list[str]]) -> list[Problem]:
     """Paths of which one lies within the other: which of them is meant to hold is not said."""
     ordered = sorted(paths)
     return [
-        Problem(".".join((name, *inner)), f"lies within {'.'.join((name, *outer))}, which is given, too")
+        Problem(
+            ".".join((name, *inner)),
+            "is given twice" if inner == outer else f"lies within {'.'.join((name, *outer))}, which is given, too",
+        )
         for outer, inner in pairwise(ordered)
         if inner[: len(outer)] == outer
     ]
@@ -106,7 +110,8 @@ def put_texts(
         for part in within:
             value = members(value)[part]
         annotation = domain.model.model_fields[field].annotation
-        texts[field] = _put(texts.get(field, "null"), within, value, field, annotation)
+        path = ".".join((domain.name, field, *within))
+        texts[field] = _put(texts.get(field, "null"), within, value, path, annotation)
     return texts
 
 
@@ -120,10 +125,14 @@ def default_texts(domain: Domain) -> dict[str, str]:
     return texts_of(domain.model(), {column.name for column in domain.columns})
 
 
-def _put(whole: str, parts: Sequence[str], value: str, missing: str, annotation: Any) -> str:
+def _put(whole: str, parts: Sequence[str], value: str, path: str, annotation: Any) -> str:
     """A JSON text with another text put in at nested parts; what stands beside it keeps every digit."""
     if not parts:
         return value
+    name, _, rest = path.partition(".")
+    missing = f"{name} has no {rest!r}"
+    if whole.startswith("["):
+        raise UnknownField(f"{path} lies within a list, and lists are put as a whole, as JSON")
     try:
         inner = members(whole)
     except ValueError:
@@ -131,7 +140,7 @@ def _put(whole: str, parts: Sequence[str], value: str, missing: str, annotation:
     within, declared = part_of(annotation, parts[0])
     if parts[0] not in inner and not (declared and len(parts) == 1):
         raise UnknownField(missing, near(parts[0], inner))
-    text = _put(inner.get(parts[0], "null"), parts[1:], value, missing, within)
+    text = _put(inner.get(parts[0], "null"), parts[1:], value, path, within)
     return entry_text((inner | {parts[0]: text}).items())
 
 

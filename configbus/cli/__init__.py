@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 
 from configbus.errors import (
@@ -30,9 +32,13 @@ DIFFERENT = 8
 
 
 def main() -> None:
-    """Run one command and exit with its status; an error of ours is told on stderr, never a traceback."""
+    """Run one command and exit with its status; an error of ours or of the system is told on stderr in a line."""
+    if sys.stdout is None:
+        sys.exit("configbus: stdout is closed")
     try:
         from configbus.cli.app import app
+    except KeyboardInterrupt:
+        sys.exit(130)
     except ModuleNotFoundError as error:
         sys.exit(f"configbus: {error.name} is not installed: pip install 'configbus[cli,store]'")
     try:
@@ -45,6 +51,10 @@ def main() -> None:
         sys.exit(f"configbus: {error.name} is not installed: pip install 'configbus[store,embedded]'")
     except BrokenPipeError:
         sys.stderr.close()
+    except OSError as error:
+        with contextlib.suppress(OSError):  # what a full disk did not take would be tried again at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(f"configbus: {printable(str(error))}")
 
 
 def printable(text: str) -> str:

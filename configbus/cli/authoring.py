@@ -183,7 +183,7 @@ def _read_assignments(assignments: Iterable[str], catalogue: Catalogue) -> dict[
             raise typer.BadParameter(f"{path!r} is given twice")
         name, parts = split_path(path)
         domain = catalogue.locate(name)
-        catalogue.require_field(domain, parts[0] if parts else "")
+        catalogue.require_field(domain, parts[0] if parts else "", name)
         try:
             changes[path] = from_text(domain, parts[0], text, path)
         except InvalidValue as error:

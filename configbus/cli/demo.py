@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
-import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from itertools import chain
 from pathlib import Path
@@ -17,11 +17,20 @@ import redis
 import typer
 
 from configbus.cli import EXIT_STATUS
-from configbus.cli.demo_workers import PATIENCE_SECONDS, SHOWN, DemoFailed, Workers, variables
+from configbus.cli.demo_workers import (
+    INTERRUPTED,
+    PATIENCE_SECONDS,
+    SHOWN,
+    DemoFailed,
+    Workers,
+    pause,
+    variables,
+)
 from configbus.cli.migrating import prepare
 from configbus.cli.options import settings_of
 from configbus.cli.output import cell
-from configbus.errors import InvalidValue
+from configbus.cli.running import told_to_stop
+from configbus.errors import ConfigBusError, InvalidValue
 from configbus.wire import Keys, Position, read_value
 
 if TYPE_CHECKING:
@@ -34,39 +43,54 @@ SQL_EDIT = "UPDATE configbus.trading_config SET score_threshold = 0.75 WHERE sta
 
 
 def demo() -> None:
-    """Show everything in a minute: embedded servers, a relay, workers. Exit status 0 if all of it came true."""
+    """Show everything in about half a minute: embedded servers, a relay, workers. Exit status 0 if all came true."""
+    from configbus.embedded import without_libpq_variables
+
+    stop = threading.Event()
+    with (
+        told_to_stop(lambda *_: stop.set()),
+        without_libpq_variables(),
+        tempfile.TemporaryDirectory(prefix="configbus-demo-") as directory,
+    ):
+        try:
+            _show(Path(directory), stop)
+        except ConfigBusError:
+            if stop.is_set():
+                raise typer.Exit(INTERRUPTED) from None
+            raise
+
+
+def _show(place: Path, stop: threading.Event) -> None:
     from configbus.author import Author
     from configbus.embedded import EmbeddedPostgres, EmbeddedValkey
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    with tempfile.TemporaryDirectory(prefix="configbus-demo-") as directory:
-        place = Path(directory)
-        typer.echo("Starting Postgres and Valkey from wheels, a relay, and four workers ...")
-        with EmbeddedPostgres(place / "postgres") as postgres, EmbeddedValkey(place / "valkey") as valkey:
-            settings = settings_of(
-                database_url=postgres.url,
-                redis_url=valkey.url,
-                environment="demo",
-                namespace="configbus",
-                schema="configbus",
-                domains="configbus.domains,configbus.cli.demo_domain",
-                actor="ana",
-                log_level="ERROR",
-            )
-            prepare(settings)
-            with Workers(settings) as workers, Author(settings) as author:
-                for name, driver in DRIVERS.items():
-                    workers.add(name, driver)
-                _Tour(settings, author, workers).go()
+    typer.echo("Starting Postgres and Valkey from wheels, a relay, and four workers ...")
+    with EmbeddedPostgres(place / "postgres") as postgres, EmbeddedValkey(place / "valkey") as valkey:
+        settings = settings_of(
+            database_url=postgres.url,
+            redis_url=valkey.url,
+            environment="demo",
+            namespace="configbus",
+            schema="configbus",
+            domains="configbus.domains,configbus.cli.demo_domain",
+            actor="ana",
+            log_level="ERROR",
+        )
+        prepare(settings)
+        with Workers(settings, stop) as workers, Author(settings) as author:
+            for name, driver in DRIVERS.items():
+                workers.add(name, driver)
+            _Tour(settings, author, workers, stop).go()
 
 
 class _Tour:
     """The steps; after each of them every worker must stand where Postgres stands."""
 
-    def __init__(self, settings: Settings, author: Author, workers: Workers) -> None:
+    def __init__(self, settings: Settings, author: Author, workers: Workers, stop: threading.Event) -> None:
         self._settings = settings
         self._author = author
         self._workers = workers
+        self._stop = stop
         self._environment = variables(settings)
         self._keys = Keys(settings.namespace, settings.environment)
         self._redis = redis.Redis.from_url(settings.require("redis_url"), decode_responses=True)
@@ -139,7 +163,7 @@ class _Tour:
         while [self._redis.hgetall(name) for name in blocks] != before:
             if time.monotonic() > start + PATIENCE_SECONDS:
                 raise DemoFailed("Redis was not filled again")
-            time.sleep(0.01)
+            pause(self._stop)
         typer.echo(f"Redis holds the same again, {time.monotonic() - start:.1f} s later.")
         self._all_at(6, timed=False)
 
@@ -164,12 +188,19 @@ class _Tour:
 
     def _run(self, *arguments: str, status: int = 0) -> str:
         """Run a command as a person would, show what it says, and return it."""
+        pause(self._stop)
         self._say(shlex.join(["configbus", *arguments]))
         command = [sys.executable, "-m", "configbus", *arguments]
         sys.stdout.flush()
         captured = subprocess.PIPE if arguments[0] == "draft" else None
         done = subprocess.run(
-            command, stdout=captured, stderr=subprocess.STDOUT, text=True, env=self._environment, check=False
+            command,
+            stdout=captured,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=self._environment,
+            start_new_session=True,
+            check=False,
         )
         typer.echo(done.stdout or "", nl=False)
         if done.returncode != status:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 import sys
 import threading
 import time
@@ -12,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from configbus.cli.demo_workers import SHOWN
 from configbus.cli.options import settings_of
-from configbus.cli.running import until_stopped
 
 if TYPE_CHECKING:
     from configbus.change import Change
@@ -23,21 +23,20 @@ TOLD_OF = ("trading", "risk", "strategy/*")
 
 
 def main(parent: int, role: str, driver: str = "", name: str = "") -> None:
-    """Run until stopped, or until the demo that started it is gone."""
+    """Run until SIGTERM ends it at once, whatever it is about to do, or until the demo that started it is gone."""
     settings = settings_of(worker=name or None)
-    with until_stopped() as stop:
-        threading.Thread(target=_end_with, args=(parent, stop), daemon=True).start()
-        if role == "relay":
-            from configbus.relay import Relay
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    if role == "relay":
+        from configbus.relay import Relay
 
-            Relay(settings, stop).run()
-        elif driver == "asyncio":
-            asyncio.run(_work_in_loop(stop))
-        else:
-            _work(stop)
+        Relay(settings, threading.Event()).run()
+    elif driver == "asyncio":
+        asyncio.run(_work_in_loop())
+    else:
+        _work()
 
 
-def _work(stop: threading.Event) -> None:
+def _work() -> None:
     from configbus import ConfigBus
 
     with ConfigBus.connect(require="known", start_timeout=30.0) as bus:
@@ -45,10 +44,10 @@ def _work(stop: threading.Event) -> None:
         for block in TOLD_OF:
             bus.on_change(block, screen.changed)
         bus.on_state(screen.moved)
-        stop.wait()
+        signal.pause()
 
 
-async def _work_in_loop(stop: threading.Event) -> None:
+async def _work_in_loop() -> None:
     from configbus import AsyncConfigBus
 
     async with AsyncConfigBus.connect(require="known", start_timeout=30.0) as bus:
@@ -56,7 +55,7 @@ async def _work_in_loop(stop: threading.Event) -> None:
         for block in TOLD_OF:
             bus.on_change(block, screen.changed)
         bus.on_state(screen.moved)
-        await asyncio.to_thread(stop.wait)
+        await asyncio.Event().wait()
 
 
 class _Screen:
@@ -87,10 +86,10 @@ class _Screen:
         sys.stdout.flush()
 
 
-def _end_with(parent: int, stop: threading.Event) -> None:
-    while not stop.wait(0.2):
-        if os.getppid() != parent:
-            stop.set()
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.2)
+    os._exit(1)
 
 
 if __name__ == "__main__":

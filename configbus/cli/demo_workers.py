@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass, field
-from threading import Thread
 from typing import TYPE_CHECKING, Any, Self
+
+import typer
 
 from configbus.cli.output import show_table
 from configbus.cli.up import exports
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 SHOWN = ("trading.score_threshold", "risk.max_drawdown_pct")
 COLUMNS = ("worker", "driver", "threshold", "drawdown", "strategies", "revision", "state", "after")
 PATIENCE_SECONDS = 15.0
+INTERRUPTED = 130
+"""The exit status of a demo that was told to stop, the one that a shell shows for Ctrl-C."""
 
 
 class DemoFailed(ConfigBusError):
@@ -40,16 +45,19 @@ class Worker:
     told: dict[str, Any] = field(default_factory=dict)
 
     def read(self, lines: Iterable[str]) -> None:
-        """Take in what the worker prints until it ends."""
+        """Take in what the worker prints until it ends; what it did not print itself is left."""
         for line in lines:
-            self.told = json.loads(line)
+            with contextlib.suppress(ValueError):
+                if isinstance(told := json.loads(line), dict):
+                    self.told = told
 
 
 class Workers:
     """A relay and workers as processes of their own, ended with the block."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, stop: threading.Event) -> None:
         self._settings = settings
+        self._stop = stop
         self._processes: list[subprocess.Popen[str]] = []
         self._workers: list[Worker] = []
 
@@ -74,7 +82,7 @@ class Workers:
         """Start one more worker, on a thread or in an asyncio loop."""
         worker = Worker(name, driver)
         process = self._start("work", driver, name)
-        Thread(target=worker.read, args=(process.stdout,), daemon=True).start()
+        threading.Thread(target=worker.read, args=(process.stdout,), daemon=True).start()
         self._workers.append(worker)
 
     def show(self, position: Position, released_at: float | None = None) -> None:
@@ -87,14 +95,22 @@ class Workers:
         while not all(_stand(worker) == here for worker in self._workers):
             if time.monotonic() > deadline:
                 raise DemoFailed(f"not every worker is at {position}: {[worker.told for worker in self._workers]}")
-            time.sleep(0.01)
+            pause(self._stop)
         show_table(COLUMNS, [_row(worker, released_at) for worker in self._workers])
 
     def _start(self, *arguments: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "configbus.cli.demo_process", str(os.getpid()), *arguments]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=variables(self._settings))
+        environ = variables(self._settings)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ, start_new_session=True)
         self._processes.append(process)
         return process
+
+
+def pause(stop: threading.Event) -> None:
+    """Wait a moment. Ends the demo where it was told to stop, at a place where nothing is half begun."""
+    if stop.is_set():
+        raise typer.Exit(INTERRUPTED)
+    time.sleep(0.01)  # not stop.wait(), whose lock a signal handler would wait for in vain
 
 
 def variables(settings: Settings) -> dict[str, str]:

@@ -23,26 +23,35 @@ if TYPE_CHECKING:
 
 LISTED = 3
 LONGEST = 40
+NARROWEST = 12
+WHOLE = {"action", "active since", "at", "block", "by", "changed", "drafts", "id", "revision", "status", "version"}
+"""Columns of a table that are never folded, since people copy them into the next command."""
 
 
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A table: fitted to the terminal, or one plain line per row in a pipe."""
+    """A table: fitted to the terminal as far as its texts can be folded, or one plain line per row in a pipe."""
+    lines = [columns, *([cell(value) for value in row] for row in rows)]
     if not sys.stdout.isatty():
-        lines = [columns, *([cell(value) for value in row] for row in rows)]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         for line in lines:
             typer.echo("  ".join(map(str.ljust, line, widths)).rstrip())
         return
+    from rich.cells import cell_len
     from rich.console import Console
     from rich.table import Table
 
     console = Console(markup=False, emoji=False, highlight=False)
     table = Table(*columns, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    for column in table.columns:
+    for column, *texts in zip(table.columns, *lines, strict=True):
+        width = max(map(cell_len, texts))
         column.overflow = "fold"
-    for row in rows:
-        table.add_row(*map(cell, row))
-    console.print(table)
+        column.no_wrap = column.header in WHOLE
+        column.min_width = width if column.no_wrap else min(width, NARROWEST)
+    for line in lines[1:]:
+        table.add_row(*line)
+    least = sum((column.min_width or 0) + 2 for column in table.columns)
+    table.width = least if least > console.width else None
+    console.print(table, crop=False)
 
 
 def show_json(record: Any) -> None:

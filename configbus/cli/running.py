@@ -16,16 +16,16 @@ from configbus.cli.options import DatabaseUrl, Environment, Json, RedisUrl, sett
 from configbus.errors import Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from configbus.change import Change
 
-SHUTDOWN_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SHUTDOWN_SIGNALS = [number for number in signal.Signals if number.name in ("SIGHUP", "SIGINT", "SIGTERM")]
 
 
 @contextmanager
 def until_stopped() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set instead of ending the process; the second of them ends it."""
+    """An event that SIGINT, SIGTERM and SIGHUP set instead of ending the process; the second of them ends it."""
     stop = threading.Event()
 
     def end(*_signal: object) -> None:
@@ -33,9 +33,17 @@ def until_stopped() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         stop.set()
 
-    before = {number: signal.signal(number, end) for number in SHUTDOWN_SIGNALS}
-    try:
+    with told_to_stop(end):
         yield stop
+
+
+@contextmanager
+def told_to_stop(end: Callable[..., object]) -> Iterator[None]:
+    """Call this at each such signal. A SIGHUP that is ignored, as `nohup` wants it, stays ignored."""
+    heard = [n for n in SHUTDOWN_SIGNALS if n.name != "SIGHUP" or signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, end) for number in heard}
+    try:
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

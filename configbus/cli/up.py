@@ -21,11 +21,11 @@ def up(
     environment: Environment = None,
 ) -> None:
     """Run embedded Postgres and Valkey, migrations and the relay; DIR/env says how to reach them."""
-    from configbus.embedded import EmbeddedPostgres, EmbeddedValkey
+    from configbus.embedded import EmbeddedPostgres, EmbeddedValkey, without_libpq_variables
     from configbus.relay import Relay
 
     variables = data_dir / "env"
-    with until_stopped() as stop:
+    with until_stopped() as stop, without_libpq_variables():
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         with EmbeddedPostgres(data_dir / "postgres") as postgres, EmbeddedValkey(data_dir / "valkey") as valkey:
             variables.unlink(missing_ok=True)

@@ -7,8 +7,8 @@ import contextlib
 import inspect
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
-from configbus import aio
 from configbus.aio import AsyncConfigBus
+from configbus.aiosubscription import Subscription
 from configbus.reads import check_callback, reached
 from configbus.testing.memory import InMemory, raise_all
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from configbus.block import Block
     from configbus.change import Change, Pending
-    from configbus.snapshot import State
+    from configbus.snapshot import Rejection, State
     from configbus.testing.memory import Callback, StateCallback
     from configbus.wire import Release
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 C = TypeVar("C", bound="Callback")
 
 
-class _Awaited(aio.Subscription):
+class _Awaited(Subscription):
     """A subscription whose callback may be a coroutine function, called in a task for each change."""
 
-    def __init__(self, pending: Pending, callback: Callback, siblings: list[aio.Subscription]) -> None:
+    def __init__(self, pending: Pending, callback: Callback, siblings: list[Subscription]) -> None:
         super().__init__(pending, siblings)
         self.callback = callback
 
@@ -37,7 +37,7 @@ class _Awaited(aio.Subscription):
         return self._pending.take() if self.task is None or self.task.done() else None
 
 
-class FakeAsyncBus(InMemory[aio.Subscription], AsyncConfigBus):
+class FakeAsyncBus(InMemory[Subscription], AsyncConfigBus):
     """An AsyncConfigBus in memory; make one with `fake_async_bus`, and use it in `async with` where you like.
 
     What changes the values is awaited, and returns when all callbacks, coroutines too, have been told; what they
@@ -73,17 +73,17 @@ class FakeAsyncBus(InMemory[aio.Subscription], AsyncConfigBus):
             self._put_back(before)
             await self._told()
 
-    async def set_state(self, state: State) -> None:
+    async def set_state(self, state: State, *, held: Mapping[str, Rejection] | None = None) -> None:
         """As FakeBus.set_state."""
-        if (before := self._pretend(state)) is not state:
+        if (before := self._pretend(state, held)) is not state:
             for callback in self._watchers:
                 self._begin(callback, before, state)
             await self._told()
 
     @overload
-    def on_change(self, target: str | type[Block]) -> Callable[[C], aio.Subscription]: ...
+    def on_change(self, target: str | type[Block]) -> Callable[[C], Subscription]: ...
     @overload
-    def on_change(self, target: str | type[Block], callback: Callback) -> aio.Subscription: ...
+    def on_change(self, target: str | type[Block], callback: Callback) -> Subscription: ...
     def on_change(self, target: str | type[Block], callback: Callback | None = None) -> Any:
         """As AsyncConfigBus.on_change."""
         if callback is None:
@@ -95,7 +95,7 @@ class FakeAsyncBus(InMemory[aio.Subscription], AsyncConfigBus):
 
     async def changes(self, target: str | type[Block] = "*") -> AsyncIterator[Change[Any]]:
         """As AsyncConfigBus.changes; nobody waits for a slow reader."""
-        subscription = aio.Subscription(self._pending(target), self._listeners)
+        subscription = Subscription(self._pending(target), self._listeners)
         try:
             while (change := await subscription.next()) is not None:
                 yield change

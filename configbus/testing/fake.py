@@ -6,9 +6,9 @@ import contextlib
 import threading
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from configbus import client
 from configbus.client import ConfigBus
 from configbus.reads import check_callback, reached
+from configbus.subscription import Subscription
 from configbus.testing.memory import InMemory, raise_all
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from configbus.block import Block
     from configbus.change import Change, Pending
-    from configbus.snapshot import State
+    from configbus.snapshot import Rejection, State
     from configbus.testing.memory import Callback, StateCallback
     from configbus.wire import Release
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 C = TypeVar("C", bound="Callback")
 
 
-class _Called(client.Subscription):
+class _Called(Subscription):
     """A subscription whose callback is called by whoever changes the values, in order and never within itself."""
 
     def __init__(self, pending: Pending, callback: Callback, siblings: list[_Called]) -> None:
@@ -50,10 +50,7 @@ class _Called(client.Subscription):
         self._calling = True
         try:
             while self in self._siblings and (change := self._pending.take()) is not None:
-                try:
-                    self._callback(change)
-                except Exception as error:  # noqa: BLE001  # it rises once everybody was told, as on a real bus
-                    failures.append(error)
+                failures += _failures_of(self._callback, change)
         finally:
             self._calling = False
         return failures
@@ -95,16 +92,17 @@ class FakeBus(InMemory[_Called], ConfigBus):
             self._put_back(before)
             self._tell()
 
-    def set_state(self, state: State) -> None:
-        """Show this state, and tell the callbacks of `on_state`; the values stay as they are."""
-        if (before := self._pretend(state)) is not state:
-            for callback in list(self._watchers):
-                callback(before, state)
+    def set_state(self, state: State, *, held: Mapping[str, Rejection] | None = None) -> None:
+        """Show this state and these held blocks, and tell the callbacks of `on_state`; the values stay as they are."""
+        if (before := self._pretend(state, held)) is not state:
+            raise_all(
+                [failure for callback in list(self._watchers) for failure in _failures_of(callback, before, state)]
+            )
 
     @overload
-    def on_change(self, target: str | type[Block]) -> Callable[[C], client.Subscription]: ...
+    def on_change(self, target: str | type[Block]) -> Callable[[C], Subscription]: ...
     @overload
-    def on_change(self, target: str | type[Block], callback: Callback) -> client.Subscription: ...
+    def on_change(self, target: str | type[Block], callback: Callback) -> Subscription: ...
     def on_change(self, target: str | type[Block], callback: Callback | None = None) -> Any:
         """As ConfigBus.on_change, but the callback is called for what is there before this returns."""
         if callback is None:
@@ -143,3 +141,12 @@ class FakeBus(InMemory[_Called], ConfigBus):
         with self._changed:
             self._changed.notify_all()
         raise_all([failure for subscription in list(self._listeners) for failure in subscription.call()])
+
+
+def _failures_of(callback: Callable[..., object], *told: Any) -> list[Exception]:
+    """Call it; what it raises rises once everybody was told, as nobody misses a call on a real bus."""
+    try:
+        callback(*told)
+    except Exception as error:  # noqa: BLE001  # raised by the caller, once all were told
+        return [error]
+    return []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Generic, NoReturn, TypeVar
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from configbus.block import Block, Domain
+    from configbus.snapshot import Rejection
 
     Callback = Callable[[Change[Any]], object]
     StateCallback = Callable[[State, State], object]
@@ -44,7 +46,9 @@ class InMemory(Reads, Generic[S]):
         self._pretended = State.LIVE
         self._finished = False
         nothing: dict[str, Adopted] = {}
-        self._snapshot = self._snapshot_at(0, nothing)
+        self._snapshot = Snapshot(
+            Position(EPOCH, 0), "redis", MappingProxyType(nothing), MappingProxyType({}), self._catalogue
+        )
         self._put({domain.name: {} for domain in self._catalogue if not domain.keyed} | dict(values or {}))
 
     @classmethod
@@ -88,9 +92,12 @@ class InMemory(Reads, Generic[S]):
             gone = dict.fromkeys(self._snapshot.adopted.keys() - before.adopted.keys())
             self._release(gone | {name: was.block for name, was in before.adopted.items()})
 
-    def _pretend(self, state: State) -> State:
+    def _pretend(self, state: State, held: Mapping[str, Rejection] | None) -> State:
         self._refuse_closed("set_state")
+        for name in held or ():
+            self._catalogue.locate(name)
         before, self._pretended = self._pretended, state
+        self._snapshot = replace(self._snapshot, held=MappingProxyType(dict(held or {})))
         return before
 
     def _finish(self) -> None:
@@ -122,7 +129,7 @@ class InMemory(Reads, Generic[S]):
             whole = not parts and isinstance(value, Mapping)
             within = [(below.split("."), part) for below, part in value.items()] if whole else [(parts, value)]
             for below, _ in within:
-                self._catalogue.require_field(domain, below[0] if below else "")
+                self._catalogue.require_field(domain, below[0] if below else "", name)
             by_block.setdefault(name, []).extend(within)
         blocks: dict[str, Block] = {}
         found: list[Problem] = []
@@ -145,17 +152,14 @@ class InMemory(Reads, Generic[S]):
             return Release(before.revision, before.epoch, ())
         revision = before.revision + 1
         fresh = {name: Adopted(block, Mark(revision, "")) for name, block in changed.items()}
-        self._snapshot = self._snapshot_at(revision, {**before.adopted, **fresh})
+        adopted = MappingProxyType({**before.adopted, **fresh})
+        self._snapshot = replace(before, position=Position(EPOCH, revision), adopted=adopted)
         offer_changes(before, self._snapshot, self._listeners)
         return Release(revision, EPOCH, tuple(sorted(changed)))
 
     def _present(self, name: str) -> Block | None:
         adopted = self._snapshot.adopted.get(name)
         return None if adopted is None else adopted.block
-
-    def _snapshot_at(self, revision: int, adopted: dict[str, Adopted]) -> Snapshot:
-        position = Position(EPOCH, revision)
-        return Snapshot(position, "redis", MappingProxyType(adopted), MappingProxyType({}), self._catalogue)
 
 
 def domains_of(domains: Iterable[str] | str | None) -> tuple[str, ...]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import psycopg
@@ -13,9 +16,7 @@ from shell import PATIENCE, QuickShell, Shell, line_with
 from waiting import until
 
 if TYPE_CHECKING:
-    import subprocess
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 @pytest.fixture
@@ -220,6 +221,30 @@ def test_migrate_down_to_nothing_and_up_again(shell: Shell) -> None:
     too_much = shell("migrate", "--down", "base")
     assert too_much.returncode == 5
     assert "more than the first rows" in too_much.stderr
+
+
+@pytest.mark.parametrize(
+    ("target", "told"),
+    [
+        (">&-", "configbus: stdout is closed"),
+        pytest.param(
+            ">/dev/full",
+            "configbus: [Errno 28] No space left on device",
+            marks=pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has it"),
+        ),
+    ],
+)
+def test_a_stdout_that_takes_nothing_is_told_in_a_line(target: str, told: str) -> None:
+    command = ["/bin/sh", "-c", f'exec "$0" -m configbus domains {target}', sys.executable]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, f"{told}\n")
+
+
+@pytest.mark.parametrize("module", ["typer", "psycopg"], ids=["at the start", "by a command"])
+def test_ctrl_c_while_modules_are_imported_ends_it_silently(tmp_path: Path, module: str) -> None:
+    (tmp_path / f"{module}.py").write_text("import signal; signal.raise_signal(signal.SIGINT)", encoding="utf8")
+    done = Shell(tmp_path, CONFIGBUS_DATABASE_URL="postgresql://127.0.0.1:1/none")("get", "risk")
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
 
 
 def test_without_arguments_it_says_what_there_is(shell: Shell) -> None:

@@ -1,7 +1,7 @@
-"""The pages in docs/ run as they stand there, and print what they show.
+"""The pages in docs/ run as they stand there, one after another in one directory, and print what they show.
 
 In them `…` stands for any text, and alone on a line for any lines; ids and instants stand for others of their shape.
-A python block is saved where it names a file, is one script with the former where it says `continued`, and is a
+A block is saved where it names a file; a python block is one script with the former where it says `continued`, and is a
 script of its own otherwise. An expression with a comment behind it shows its value; a text block shows what the
 script, or the worker that runs, says.
 """
@@ -9,11 +9,11 @@ script, or the worker that runs, says.
 from __future__ import annotations
 
 import ast
-import contextlib
 import os
 import re
 import shlex
 import shutil
+import signal
 import string
 import subprocess
 import sys
@@ -25,14 +25,11 @@ import psycopg
 import pytest
 from shell import EVERYTHING, PATIENCE, QuickShell, line_with
 
-from configbus.cli.up import exports
-from configbus.settings import load_settings
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = [DOCS / f"{name}.md" for name in ("quickstart", "workers", "authoring", "from-ttl-cache")]
+PAGES = [DOCS / f"{name}.md" for name in ("quickstart", "workers", "authoring", "testing", "from-ttl-cache")]
 LONGEST_PAGE = 150
 INSTALLING = ("python3 -m venv ", ".venv/bin/pip install ", ". .venv/bin/activate")
 """What another test does."""
@@ -76,7 +73,7 @@ def steps_of(page: str) -> list[Step]:
         elif kind == "python" and about == "continued":
             script = next(step for step in reversed(steps) if step.kind == "script")
             script.text += text
-        elif kind == "python":
+        elif kind == "python" or about:
             steps.append(Step(about or "script", text))
         elif steps[-1].kind == "script":
             steps[-1].shown += text
@@ -113,43 +110,23 @@ def with_values_checked(script: str) -> str:
             expression, mark, shown = lines[node.lineno - 1].partition("  # ")
             if mark:
                 indent = " " * node.col_offset
-                lines[node.lineno - 1] = f"{indent}__shows__({expression.strip()}, {shown!r})"
+                lines[node.lineno - 1] = f"{indent}__shows__(({expression.strip()}), {shown!r})"
     return "\n".join((SHOWS, *lines))
 
 
 class Reader:
-    """Somebody who follows a page in a directory, with servers and a relay that stand in for `configbus up`."""
+    """Somebody who follows the pages in a directory, with a terminal for `configbus up` and one for the rest."""
 
-    def __init__(self, directory: Path, database_url: str, redis_url: str) -> None:
-        servers = load_settings(
-            {}, database_url=database_url, redis_url=redis_url, environment="development", domains="configbus.domains"
-        )
-        lines = [f"export {name}={shlex.quote(value)}\n" for name, value in exports(servers).items()]
+    def __init__(self, directory: Path) -> None:
         (directory / ".venv").symlink_to(sys.prefix)
-        (directory / ".configbus").mkdir()
-        (directory / ".configbus" / "env").write_text("".join(lines), encoding="utf8")
         self._directory = directory
         self._shell = QuickShell(directory)
-        for name in EVERYTHING:
+        for name in [name for name in self._shell.environ if name in EVERYTHING or name.startswith("PYTEST_")]:
             del self._shell.environ[name]
         self._shell.environ |= {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-        self._servers = exports(servers) | {"CONFIGBUS_ACTOR": "ana"}
+        self._up: subprocess.Popen[str] | None = None
         self._worker: subprocess.Popen[str] | None = None
         self._status = 0
-
-    @contextlib.contextmanager
-    def up(self) -> Iterator[None]:
-        """What `configbus up` does on servers that are there."""
-        shell = QuickShell(self._directory, **self._servers)
-        assert shell("migrate").returncode == 0
-        relay = shell.start("relay")
-        try:
-            assert relay.stderr is not None
-            line_with(relay, relay.stderr, "relay_started")
-            yield
-        finally:
-            relay.terminate()
-            relay.communicate(timeout=PATIENCE)
 
     def follow(self, step: Step) -> None:
         if step.kind == "command":
@@ -165,24 +142,35 @@ class Reader:
             (self._directory / step.kind).write_text(step.text, encoding="utf8")
 
     def end(self) -> None:
-        """Press Return, which ends the worker."""
+        """Press Return, which ends the worker, and Ctrl-C in the terminal of `configbus up`."""
         assert self._status == 0, "the last command failed, and the page does not say so"
         if self._worker is not None:
             said, complaints = self._worker.communicate("\n", timeout=PATIENCE)
             assert (said, complaints, self._worker.returncode) == ("", "", 0)
+            self._worker = None
+        if self._up is not None:
+            self._up.send_signal(signal.SIGINT)
+            said, _ = self._up.communicate(timeout=PATIENCE)
+            assert (said, self._up.returncode) == ("stopped\n", 0)
+            self._up = None
 
     def kill(self) -> None:
-        if self._worker is not None:
-            self._worker.kill()
-            self._worker.communicate()
+        for process in (self._worker, self._up):
+            if process is not None:
+                process.kill()
+                process.communicate()
 
     def _command(self, command: str, shown: str) -> None:
         tool, *arguments = shlex.split(command, comments=True)
-        if command.startswith(INSTALLING) or command == "configbus up":
+        if command.startswith(INSTALLING):
+            return
+        if command.startswith("configbus up"):
+            self._up = self._start(*shlex.split(command), stderr=subprocess.DEVNULL)
+            line_with(self._up, self._up.stdout, "ready")
             return
         if tool in ("psql", "redis-cli") and shutil.which(tool) is None:
             if tool == "psql":
-                with psycopg.connect(self._servers["CONFIGBUS_DATABASE_URL"], autocommit=True) as connection:
+                with psycopg.connect(self._shell.environ["CONFIGBUS_DATABASE_URL"], autocommit=True) as connection:
                     connection.execute(arguments[-1].encode())
             return
         if command == "echo $?":
@@ -240,14 +228,14 @@ class Reader:
             check=False,
         )
 
-    def _start(self, *command: str) -> subprocess.Popen[str]:
+    def _start(self, *command: str, stderr: int = subprocess.PIPE) -> subprocess.Popen[str]:
         return subprocess.Popen(
             command,
             env=self._shell.environ,
             cwd=self._directory,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             text=True,
         )
 
@@ -260,23 +248,27 @@ class Reader:
 
 
 @pytest.fixture
-def reader(empty_database_url: str, redis_url: str, tmp_path: Path) -> Iterator[Reader]:
-    reader = Reader(tmp_path, empty_database_url, redis_url)
-    with reader.up():
-        yield reader
-        reader.kill()
+def reader(tmp_path: Path) -> Iterator[Reader]:
+    reader = Reader(tmp_path)
+    yield reader
+    reader.kill()
+
+
+@pytest.mark.timeout(300)
+def test_the_pages_run_one_after_another_in_one_place_and_print_what_they_show(reader: Reader) -> None:
+    for page in PAGES:
+        for step in steps_of(page.read_text(encoding="utf8")):
+            try:
+                reader.follow(step)
+            except BaseException as error:
+                error.add_note(f"in {page.name}")
+                raise
+        reader.end()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_a_page_runs_and_prints_what_it_shows(page: Path, reader: Reader) -> None:
-    text = page.read_text(encoding="utf8")
-    assert len(text.splitlines()) <= LONGEST_PAGE
-    steps = steps_of(text)
-    if ". .configbus/env" not in text:
-        reader.follow(Step("command", ". .configbus/env"))
-    for step in steps:
-        reader.follow(step)
-    reader.end()
+def test_a_page_is_short(page: Path) -> None:
+    assert len(page.read_text(encoding="utf8").splitlines()) <= LONGEST_PAGE
 
 
 def test_links_between_pages_lead_somewhere() -> None:

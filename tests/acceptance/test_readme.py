@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from shell import PATIENCE, Shell, line_with
 
+from configbus.cli.demo import demo
+
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf8")
 EXAMPLES = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
@@ -37,6 +39,12 @@ def test_an_example_of_the_readme_runs(example: str, database_url: str, redis_ur
         check=False,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_demo_is_promised_to_take_as_long_everywhere() -> None:
+    duration = "about half a minute"
+    assert duration in README.partition("```\n")[0]
+    assert duration in (demo.__doc__ or "")
 
 
 CHANGING = README.partition("## Changing something")[2].partition("\n## ")[0]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import psycopg
 import pytest
+from shell import line_with
 from waiting import until
 
 from configbus import ConfigBus, State
@@ -31,12 +32,13 @@ class Up:
 
     def start(self) -> dict[str, str]:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("CONFIGBUS_")}
+        foreign = {"PGSSLMODE": "require", "PGSERVICE": "nope", "PGOPTIONS": "-c nonsense"}
         self.process = process = subprocess.Popen(
             [sys.executable, "-m", "configbus", "up", "--data-dir", str(self.directory)],
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             text=True,
-            env=clean,
+            env=clean | foreign,
         )
         assert process.stdout is not None
         assert "ready" in process.stdout.readline()
@@ -46,7 +48,8 @@ class Up:
 
     def end(self, number: signal.Signals) -> int:
         assert self.process is not None
-        self.process.send_signal(number)
+        if self.process.poll() is None:
+            self.process.send_signal(number)
         self.process.communicate(timeout=PATIENCE)
         return self.process.returncode
 
@@ -103,11 +106,16 @@ def test_up_serves_a_worker_and_its_data_survive(up: Up) -> None:
     assert not up.servers()
     assert not (up.directory / "env").exists()
 
-    again = up.start()
+    again = up.start() | {"PGSSLMODE": "require"}
     assert run(again, "get", "risk.drawdown_lookback_days").stdout == "9\n"
     assert run(again, "status").returncode == 0
     assert up.end(signal.SIGINT) == 0
     assert not up.servers()
+
+    up.start()
+    assert up.end(signal.SIGHUP) == 0
+    assert not up.servers()
+    assert not (up.directory / "env").exists()
 
 
 @pytest.mark.timeout(120)
@@ -126,6 +134,7 @@ def test_the_demo_ends_by_itself_with_every_worker_where_postgres_is(tmp_path: P
         capture_output=True,
         text=True,
         cwd=tmp_path,
+        env=os.environ | {"PGSSLMODE": "require", "PGSERVICE": "nope", "PGOPTIONS": "-c nonsense"},
         timeout=100,
         check=False,
     )
@@ -162,16 +171,53 @@ def test_a_demo_in_a_terminal_has_colours_and_killed_leaves_nothing_running(tmp_
         demo.kill()
         demo.wait()
     assert any("\x1b[1m" in line and "threshold" in line for line in lines)
+    until(lambda: not left(tmp_path))
 
-    def left() -> list[str]:
-        found = []
-        for process in Path("/proc").glob("[0-9]*"):
-            try:
-                environ, status = (process / "environ").read_bytes(), (process / "status").read_text()
-            except OSError:
-                continue
-            if f"TMPDIR={tmp_path}".encode() in environ and "\nState:\tZ" not in status:
-                found.append((process / "cmdline").read_text())
-        return found
 
-    until(lambda: not left())
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize(
+    ("shown", "signals"),
+    [
+        ("Starting", [signal.SIGINT, signal.SIGINT, signal.SIGINT]),
+        ("1. The start", [signal.SIGTERM, signal.SIGTERM]),
+        ("$ configbus set", [signal.SIGHUP, signal.SIGHUP]),
+    ],
+    ids=[
+        "ctrl-c before the servers are there",
+        "sigterm twice before workers are",
+        "a closed terminal",
+    ],
+)
+def test_a_demo_that_is_ended_leaves_nothing_and_says_nothing(
+    tmp_path: Path, shown: str, signals: list[signal.Signals]
+) -> None:
+    """Signals go to the whole group, as those of a terminal do."""
+    demo = subprocess.Popen(
+        [sys.executable, "-m", "configbus", "demo"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"TMPDIR": str(tmp_path)},
+        start_new_session=True,
+    )
+    assert demo.stdout is not None
+    line_with(demo, demo.stdout, shown)
+    for number in signals:
+        os.killpg(demo.pid, number)
+    _, complaints = demo.communicate(timeout=PATIENCE)
+    assert (demo.returncode, complaints) == (130, "")
+    assert not left(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def left(directory: Path) -> list[str]:
+    """Processes that still run and were started with this directory for temporary files."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            environ, status = (process / "environ").read_bytes(), (process / "status").read_text()
+        except OSError:
+            continue
+        if f"TMPDIR={directory}".encode() in environ and "\nState:\tZ" not in status:
+            found.append((process / "cmdline").read_text())
+    return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -217,6 +218,30 @@ def test_a_server_that_cannot_start_shows_its_log(tmp_path: Path) -> None:
     (tmp_path / "data" / "PG_VERSION").write_text("9\n")
     with pytest.raises(EmbeddedError, match="database files are incompatible with server"):
         server.start()
+
+
+def test_variables_of_libpq_are_for_other_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("configbus.embedded.START_SECONDS", 5.0)
+    foreign = {"PGSSLMODE": "require", "PGSERVICE": "nope", "PGOPTIONS": "-c nonsense", "PGCLIENTENCODING": "LATIN1"}
+    for name, value in foreign.items():
+        monkeypatch.setenv(name, value)
+    with EmbeddedPostgres(tmp_path, durable=False) as server:
+        assert {name: os.environ[name] for name in foreign} == foreign
+        for name in foreign.keys() - {"PGSSLMODE"}:
+            monkeypatch.delenv(name)
+        with psycopg.connect(server.url) as connection:
+            assert connection.execute("SHOW client_encoding").fetchone() == ("UTF8",)
+
+
+def test_a_server_that_refuses_us_is_given_up_with_what_it_said_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with EmbeddedPostgres(tmp_path, durable=False):
+        pass
+    (tmp_path / "password").write_text("another", encoding="utf8")
+    monkeypatch.setattr("configbus.embedded.START_SECONDS", 3.0)
+    with pytest.raises(EmbeddedError, match=r"did not come up: connection .* password authentication failed"):
+        EmbeddedPostgres(tmp_path).start()
 
 
 def test_a_port_that_was_taken_meanwhile_is_reported(tmp_path: Path) -> None:

@@ -173,14 +173,14 @@ def test_the_health_check_of_the_relay_has_time_to_answer() -> None:
     assert float(timeout.removesuffix("s")) >= LIMIT_SECONDS + 2
 
 
-def test_images_are_pinned_and_ours_is_built_here() -> None:
+def test_images_are_pinned_and_ours_is_one_that_is_built_here_and_never_pulled() -> None:
     assert {name: service.get("image") for name, service in SERVICES.items()} == {
         "postgres": "postgres:18",
         "redis": "redis:8",
-        "migrate": None,
-        "relay": None,
+        "migrate": "configbus",
+        "relay": "configbus",
     }
-    assert {service["build"] for service in OURS.values()} == {"."}
+    assert {(service["build"], service["pull_policy"]) for service in OURS.values()} == {(".", "build")}
     assert "version" not in COMPOSE
 
 

@@ -207,6 +207,10 @@ def test_a_misspelt_field_is_refused_and_the_near_one_named() -> None:
 def test_a_block_where_a_field_belongs_says_so() -> None:
     with pytest.raises(UnknownField, match="'trading' is a whole block; name a field of it"):
         CATALOGUE.require_field(CATALOGUE.domain("trading"), "")
+    with pytest.raises(UnknownField, match=r"'strategy/grid' is a whole block; name a .*: strategy/grid\.FIELD"):
+        CATALOGUE.require_field(CATALOGUE.domain("strategy"), "", "strategy/grid")
+    with pytest.raises(UnknownField, match=r"name a field of it: strategy/KEY\.FIELD"):
+        CATALOGUE.require_field(CATALOGUE.domain("strategy"), "")
 
 
 def test_two_classes_of_one_domain_are_refused() -> None:

@@ -20,6 +20,7 @@ from sample_domains import LaneConfig, SampleConfig
 from configbus import AsyncConfigBus, Change, ConfigBus, State
 from configbus.domains import RiskConfig, TradingConfig
 from configbus.errors import Closed, Conflict, InvalidValue, NotInTime, SettingsError, UnknownBlock, UnknownField
+from configbus.snapshot import Rejection
 from configbus.testing import FakeAsyncBus, FakeBus, fake_async_bus, fake_bus
 
 if TYPE_CHECKING:
@@ -132,12 +133,19 @@ def test_values_look_as_postgres_gives_them_back(stage: Stage) -> None:
         ({"lane/x.venue": {"hots": "a"}}, InvalidValue, "did you mean 'host'"),
         ({"lane/x.venue.hots": "a"}, UnknownField, "did you mean 'host'"),
         ({"lane/x.venue": {}, "lane/x.venue.host": "a"}, InvalidValue, "lies within lane/x.venue"),
+        ({"lane/x.fast_bars": 3, "lane/x": {"fast_bars": 4}}, InvalidValue, "lane/x.fast_bars: is given twice"),
+        (
+            {"trading.drawdown_reduction_tiers.1.size_reduction_pct": 30},
+            UnknownField,
+            r"drawdown_reduction_tiers.1.size_reduction_pct lies within a list, .* as a whole, as JSON$",
+        ),
         ({"trading.score_treshold": "0.8"}, UnknownField, "did you mean 'score_threshold'"),
         ({"lane/x": {"fast_bar": 1}}, UnknownField, "did you mean 'fast_bars'"),
         ({"tradin.score_threshold": "0.8"}, UnknownBlock, "did you mean 'trading'"),
         ({"lane.fast_bars": 3}, UnknownBlock, "'lane' needs a key"),
         ({"trading/x.score_threshold": "0.8"}, UnknownBlock, "trading has no keys"),
         ({"trading": "0.8"}, UnknownField, "name a field of it: trading.FIELD"),
+        ({"lane/x": 3}, UnknownField, "name a field of it: lane/x.FIELD"),
     ],
 )
 def test_what_an_author_would_be_refused_is_refused_and_changes_nothing(
@@ -334,6 +342,33 @@ def test_the_state_is_what_a_test_says(stage: Stage) -> None:
     stage.do(lambda bus: bus.set_state(State.LIVE))
     assert (stage.bus.state, stage.bus.age) == (State.LIVE, 0.0)
     assert told == [(State.LIVE, State.STALE), (State.STALE, State.LIVE)]
+
+
+def test_what_a_callback_of_on_state_raises_rises_once_all_were_told(stage: Stage) -> None:
+    def refuse(_old: State, new: State) -> None:
+        raise ArithmeticError(new)
+
+    told: list[State] = []
+    stage.do(lambda bus: bus.on_state(refuse))
+    stage.do(lambda bus: bus.on_state(lambda _old, new: told.append(new)))
+    with pytest.raises(ArithmeticError, match="stale"):
+        stage.do(lambda bus: bus.set_state(State.STALE))
+    assert told == [State.STALE]
+
+
+def test_blocks_are_held_from_one_set_state_to_the_next(stage: Stage) -> None:
+    held = {"trading": Rejection(7, "score_threshold", "Input should be less than or equal to 1", 1)}
+    seen: list[list[str]] = []
+    stage.do(lambda bus: bus.on_state(lambda _old, _new: seen.append(list(stage.bus.held))))
+    stage.do(lambda bus: bus.set_state(State.PARTIAL, held=held))
+    assert (stage.bus.state, stage.bus.held, stage.bus.age) == (State.PARTIAL, held, 0.0)
+    stage.set_values({"risk.max_drawdown_pct": 15})
+    assert (stage.bus.held, stage.bus.revision, stage.bus.get("trading.score_threshold")) == (held, 2, Decimal("0.7"))
+    with pytest.raises(UnknownBlock, match="did you mean 'trading'"):
+        stage.do(lambda bus: bus.set_state(State.PARTIAL, held={"tradin": held["trading"]}))
+    assert stage.bus.held == held
+    stage.do(lambda bus: bus.set_state(State.LIVE))
+    assert (stage.bus.held, seen) == ({}, [["trading"], []])
 
 
 def test_wait_for_returns_at_once_or_says_that_it_is_late(stage: Stage) -> None:
