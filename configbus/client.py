@@ -200,8 +200,8 @@ class ConfigBus(Reads):
 
     def _sleep_in_child(self) -> None:
         """Threads are gone, locks may be held for ever, connections are the parent's: do nothing until it is used."""
-        self._push.close()
-        self._poll.close()
+        for connection in (self._push, self._poll, self._wake, self._waker):
+            connection.close()
         self._changed = threading.Condition()
         ended = self._closing.is_set() or not self._started
         self._closing = threading.Event()

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = [DOCS / f"{name}.md" for name in ("quickstart", "workers", "authoring", "testing", "from-ttl-cache")]
+PAGES = [DOCS / f"{name}.md" for name in ("quickstart", "workers", "outages", "authoring", "testing", "from-ttl-cache")]
 LONGEST_PAGE = 150
 INSTALLING = ("python3 -m venv ", ".venv/bin/pip install ", ". .venv/bin/activate")
 """What another test does."""

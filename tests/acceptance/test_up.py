@@ -59,7 +59,7 @@ class Up:
         for status in Path("/proc").glob("[0-9]*/status"):
             try:
                 ended = "\nState:\tZ" in status.read_text()
-                command = (status.parent / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                command = (status.parent / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
                 cwd = str((status.parent / "cwd").readlink())
             except OSError:
                 continue

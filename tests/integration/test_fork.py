@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -107,6 +108,27 @@ def test_callbacks_of_the_parent_are_called_in_the_child_anew(worker: dict[str, 
 
         assert in_child(work) == [[True, 9]]
         assert heard == [(True, 3), (False, 9)]
+
+
+def test_a_child_leaves_no_socket_behind(worker: dict[str, Any]) -> None:
+    with ConfigBus.connect(**worker, require="live") as bus:
+
+        def sockets() -> int:
+            return sum(entry.readlink().parts[0].startswith("socket:") for entry in open_files())
+
+        def work() -> tuple[int, int]:
+            unused = sockets()
+            bus.refresh(timeout=PATIENCE)
+            return unused, sockets()
+
+        unused, used = in_child(work)
+        assert (unused, used) == (sockets() - 4, sockets())
+
+
+def open_files() -> list[Path]:
+    with os.scandir("/proc/self/fd") as entries:
+        found = [Path(entry.path) for entry in entries]
+    return [entry for entry in found if entry.is_symlink()]
 
 
 def test_a_child_of_a_child_follows_too(worker: dict[str, Any]) -> None:
