@@ -192,13 +192,13 @@ class Relay:
 
     def _stamp(self, connection: Connection) -> Head:
         """Redis' clock and head first, then Postgres, then the stamp: one connection to Redis, which a Link never
-        swaps. A head that is not Postgres' own is published to first.
+        swaps. A head of another history is looked after first; one that is behind may have been published to since.
         """
         ((seconds, micros),) = self._link.call(("TIME",))
         found = self._publisher.look()
         with translated(), connection.begin():
             head = newest_head(connection, self._place)
-        if judge(found.fields, head)[0] is not Verdict.DONE:
+        if judge(found.fields, head)[0] not in (Verdict.DONE, Verdict.REPLAY):
             self._published = None
             return head
         stamp = str(int(seconds) * 1_000_000 + int(micros))
