@@ -1,12 +1,17 @@
 PYTHON ?= python3
 INSTALLED := .venv/.installed
 
-.PHONY: help demo test test-lowest up check
+SEEDS ?= 20000
+FIRST ?= 0
+
+.PHONY: help demo test test-lowest simulate faults up check
 
 help:
 	@echo 'make demo    the main job on embedded servers, shown and ended'
 	@echo 'make up      the servers and the relay in the foreground, until Ctrl-C'
 	@echo 'make test    the whole test suite; make test-lowest: with the lowest versions allowed'
+	@echo 'make faults  servers killed, hung, cut and damaged under load; about ten minutes'
+	@echo 'make simulate   the protocol among faults in SEEDS worlds (SEEDS=200000, FIRST=0)'
 	@echo 'make check   lint, format, types, import layers'
 	@echo 'Each sets up .venv by itself. Another Python: make PYTHON=python3.12 ...'
 
@@ -21,6 +26,12 @@ test: $(INSTALLED)
 
 test-lowest: .venv-lowest/.installed
 	@.venv-lowest/bin/pytest -n 4
+
+faults: $(INSTALLED)
+	@.venv/bin/pytest tests/faults -m 'long or not long'
+
+simulate: $(INSTALLED)
+	@PYTHONPATH=tests .venv/bin/python -m simulator $(SEEDS) --first $(FIRST)
 
 check: $(INSTALLED)
 	@.venv/bin/ruff check

@@ -6,7 +6,7 @@ own release, and nothing else.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,7 @@ from configbus.names import split_block
 from configbus.snapshot import NOWHERE, Adopted, Origin, Rejection, Selection, Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from configbus.block import Block
     from configbus.catalogue import Catalogue
@@ -74,6 +74,12 @@ def adopt(
 def on_layers(catalogue: Catalogue, selection: Selection) -> Snapshot:
     """The snapshot of a worker that knows nothing: the models' defaults."""
     return adopt({}, NOWHERE, "layers", None, catalogue, selection)
+
+
+def with_defaults(snapshot: Snapshot, names: Iterable[str]) -> Snapshot:
+    """The same, with these blocks on their models' defaults, or where they have keys not there."""
+    gone = {name: Adopted(None if "/" in name else _defaults(name, snapshot.catalogue), None) for name in names}
+    return replace(snapshot, adopted=MappingProxyType({**snapshot.adopted, **gone}))
 
 
 def _hold_partners(changed: Mapping[str, Entry], received: Mapping[str, Entry], held: dict[str, Refusal]) -> None:

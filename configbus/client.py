@@ -116,6 +116,7 @@ class ConfigBus(Reads):
             return lambda function: self.on_change(target, function)
         check_callback(callback, 1, coroutines=False)
         pending = Pending(read_target(target, self._plan.catalogue))
+        self._wake_up()
         with self._changed:
             self._refuse_closed("on_change")
             subscription = Subscription(pending, callback, f"{target}", self._forget, self._plan.logger)
@@ -127,6 +128,7 @@ class ConfigBus(Reads):
     def on_state(self, callback: Callable[[State, State], object]) -> None:
         """Call back with old and new state whenever the state changes."""
         check_callback(callback, 2, coroutines=False)
+        self._wake_up()
         self._refuse_closed("on_state")
         self._watchers.append(callback)
         self._watch(callback)
@@ -137,6 +139,7 @@ class ConfigBus(Reads):
         Raises NotInTime (a TimeoutError), or Rejected where this worker holds a block of it back.
         """
         deadline = now() + timeout
+        self._wake_up()
         with self._changed:
             while not reached(self, release):
                 self._refuse_closed("wait_for")
@@ -147,6 +150,7 @@ class ConfigBus(Reads):
 
     def refresh(self, timeout: float = 5.0) -> None:
         """Look at Redis now and return when that is done. Raises Unavailable or NotInTime."""
+        self._wake_up()
         self._refuse_closed("refresh")
         answer: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         with self._changed:
@@ -167,6 +171,10 @@ class ConfigBus(Reads):
 
     def close(self) -> None:
         """Follow no more; reads go on serving the last values. May be called twice, and from a callback."""
+        if self._sleeps:
+            self._snapshot, self._vouched = self._parents, None
+            self._closing.set()
+            return
         with self._changed:
             if self._closing.is_set():
                 return
@@ -200,6 +208,8 @@ class ConfigBus(Reads):
 
     def _sleep_in_child(self) -> None:
         """Threads are gone, locks may be held for ever, connections are the parent's: do nothing until it is used."""
+        if self._sleeps:
+            return
         for connection in (self._push, self._poll, self._wake, self._waker):
             connection.close()
         self._changed = threading.Condition()
@@ -211,6 +221,15 @@ class ConfigBus(Reads):
         self._threads = []
         self._parents = self.__dict__.pop("_snapshot")
         self._asleep = threading.RLock()
+
+    @property
+    def _sleeps(self) -> bool:
+        return "_asleep" in self.__dict__ and "_snapshot" not in self.__dict__
+
+    def _wake_up(self) -> None:
+        """In a child made by fork this is a first use, which replaces locks: to be called before any is taken."""
+        if self._sleeps:
+            _ = self._snapshot
 
     def _wake_in_child(self) -> None:
         parent, settings = self._follower, self._plan.settings
@@ -258,9 +277,6 @@ class ConfigBus(Reads):
             self._subscriptions = [kept for kept in self._subscriptions if kept is not subscription]
 
     def _refuse_closed(self, action: str) -> None:
-        """Raises Closed; in a child made by fork this is a first use."""
-        if not self._closing.is_set():
-            _ = self._snapshot
         if self._closing.is_set():
             raise Closed(f"{action}: the bus is closed; connect a new one")
 

@@ -118,6 +118,7 @@ class HistoryLost(ConfigBusError):
             "configbus epoch raise",
         )
         self.epoch = epoch
+        self.revision = revision
         self.found_epoch = found_epoch
 
 

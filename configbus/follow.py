@@ -68,11 +68,7 @@ class Follower(Receiver):
         """Follow for ever: connect, load, listen; after a loss once more."""
         if self.last_good is not None and self.received is None:
             self._recall(self.last_good)
-        if (
-            self.snapshot is not None
-            and self.received is not None
-            and (self.snapshot is None or self.snapshot.position != self.received.position)
-        ):
+        if self.snapshot is not None and self.received and self.snapshot.position != self.received.position:
             yield from self._adopt(self.received, "redis")
         pause = 0.05
         while True:
@@ -160,7 +156,7 @@ class Follower(Receiver):
         if not (yield from self._ours(message.head)):
             return
         received = self.received
-        if received is None:
+        if received is None or self._is_of_others(message.head):
             yield from self._load()
         elif message.head == received.head:
             yield from self._confirm(received)
@@ -187,7 +183,8 @@ class Follower(Receiver):
         if not (yield from self._ours(head)) or (yield from self._is_lower(head, asked_at)):
             return LOOK_SECONDS
         received = self.received
-        if received is None or (head.position >= received.position and head != received.head):
+        ahead = received is None or (head.position >= received.position and head != received.head)
+        if received is None or ahead or self._is_of_others(head):
             yield from self._load()
             received = self.received
         elif head == received.head:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from configbus import wire
-from configbus.wire import Malformed
+from configbus.wire import Malformed, Position
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,7 +26,8 @@ OPENING = "configbus last-good snapshot, format"
 
 @dataclass(frozen=True, slots=True)
 class LastGood:
-    """A received state: head, index and the followed entries; `good` has the entries in force where others are held.
+    """A received state: head, index and the followed entries; `good` tells for the blocks that were held which
+    entries are in force instead, None for none: then the model's defaults are, or for a key nothing.
 
     `vouched` is the instant up to which it was known to be complete, None where it never was: seconds on the clock
     of whoever has it.
@@ -34,13 +36,13 @@ class LastGood:
     head: Head
     index: Mapping[str, Mark]
     entries: Mapping[str, Entry]
-    good: Mapping[str, Entry]
+    good: Mapping[str, Entry | None]
     vouched: float | None = None
 
     @property
     def in_force(self) -> dict[str, Entry]:
         """The entries that were adopted."""
-        return {**self.entries, **self.good}
+        return {name: entry for name, entry in {**self.entries, **self.good}.items() if entry is not None}
 
 
 def to_text(kept: LastGood, where: str) -> str:
@@ -51,22 +53,29 @@ def to_text(kept: LastGood, where: str) -> str:
             "head": kept.head.fields(),
             "index": {name: str(mark) for name, mark in kept.index.items()},
             "blocks": {name: entry.text for name, entry in kept.entries.items()},
-            "good": {name: entry.text for name, entry in kept.good.items()},
+            "good": {name: entry.text if entry is not None else None for name, entry in kept.good.items()},
+            "vouched": kept.vouched,
         }
     )
-    return f"{OPENING} {FORMAT}, sha256 {_checksum(body)}\n{body}\n"
+    head = kept.head
+    return f"{OPENING} {FORMAT}, epoch {head.epoch}, revision {head.revision}, sha256 {_checksum(body)}\n{body}\n"
+
+
+def position_of(line: str) -> Position | None:
+    """The position that the first line of a file tells; None where it is no such line."""
+    found = re.fullmatch(rf"{OPENING} {FORMAT}, epoch (\d{{1,15}}), revision (\d{{1,15}}), sha256 \w+", line.strip())
+    return Position(int(found[1]), int(found[2])) if found else None
 
 
 def from_text(text: str, where: str) -> LastGood:
     """What a file's text holds. Raises Malformed with the reason why it is not to be used."""
     first, _, body = text.partition("\n")
-    opening, _, told = first.partition(", sha256 ")
-    if not opening.startswith(OPENING):
+    if not first.startswith(OPENING):
         raise Malformed("is no last-good snapshot")
-    if opening != f"{OPENING} {FORMAT}":
-        raise Malformed(f"has format {opening.removeprefix(OPENING).strip()!r}, and this configbus reads {FORMAT}")
+    if (form := first.removeprefix(OPENING).partition(",")[0].strip()) != str(FORMAT):
+        raise Malformed(f"has format {form!r}, and this configbus reads {FORMAT}")
     body = body.removesuffix("\n")
-    if told != _checksum(body):
+    if position_of(first) is None or not first.endswith(f"sha256 {_checksum(body)}"):
         raise Malformed("does not fit its checksum")
     found: dict[str, Any] = json.loads(body)
     if found["where"] != where:
@@ -75,9 +84,13 @@ def from_text(text: str, where: str) -> LastGood:
     entries = {name: _entry(name, text) for name, text in found["blocks"].items()}
     if wire.xor(wire.EMPTY_STATE, (mark.digest for mark in index.values())) != head.state:
         raise Malformed("has an index that does not add up to its state")
+    if head.position != position_of(first):
+        raise Malformed("does not fit its first line")
     if strangers := [name for name, entry in entries.items() if index.get(name) != entry.mark]:
         raise Malformed(f"has content of {strangers[0]} that does not fit its index")
-    return LastGood(head, index, entries, {name: _entry(name, text) for name, text in found["good"].items()})
+    good = {name: _entry(name, text) if text is not None else None for name, text in found["good"].items()}
+    vouched = found["vouched"]
+    return LastGood(head, index, entries, good, float(vouched) if vouched is not None else None)
 
 
 def _entry(name: str, text: str) -> Entry:

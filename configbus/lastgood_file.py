@@ -1,7 +1,7 @@
 """The last-good snapshot file of one selection: whole or not there, its owner's alone, never older than before.
 
 It is written by a thread of its own, off the way by which changes arrive, under a lock that several processes of one
-machine share. Its time of modification is the instant up to which it was known to be complete.
+machine share; again now and then while nothing changes, since it also tells up to when it was complete.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from configbus.lastgood import from_text, to_text
+from configbus.lastgood import from_text, position_of, to_text
 from configbus.wire import Malformed
 
 if TYPE_CHECKING:
@@ -29,11 +29,13 @@ if TYPE_CHECKING:
     from configbus.wire import Keys
 
 LARGEST_BYTES = 256 << 20
+LONGEST_LINE = 300
 PAUSE_SECONDS = 0.2
 """Between two writings: what comes meanwhile is written as one."""
-TOUCH_SECONDS = 5.0
+AGAIN_SECONDS = 30.0
+"""While nothing changes."""
 END_SECONDS = 2.0
-FAULTS = (OSError, ValueError, KeyError, TypeError, AttributeError, Malformed)
+FAULTS = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, Malformed)
 """What reading brings where the file is not what was written, checksum or not."""
 
 
@@ -46,7 +48,6 @@ class LastGoodFile:
         self._where = keys.prefix
         self._logger = logger.bind(file=str(self.path))
         self._told = ""
-        self._own = 0
 
     def read(self) -> LastGood | None:
         """What is kept there, with `vouched` as seconds since 1970; None, and a warning, where it is not to be used."""
@@ -64,39 +65,38 @@ class LastGoodFile:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with self._opened(os.O_RDWR | os.O_CREAT, self.path.with_suffix(".lock")) as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                if not self._is_newer(kept):
-                    self._replace(to_text(kept, self._where).encode(), kept.vouched or 0.0)
+                try:
+                    if not self._is_newer(kept):
+                        self._replace(to_text(kept, self._where).encode())
+                finally:
+                    fcntl.flock(lock, fcntl.LOCK_UN)  # a child made by fork holds the file open, too
         except OSError as fault:
             if self._told != _told(fault):
                 self._logger.warning("snapshot_not_written", revision=kept.head.revision, reason=_told(fault))
             self._told = _told(fault)
         else:
             self._told = ""
-        self._own = 0
-
-    def touch(self, vouched: float) -> None:
-        """Note that what is there was complete at this instant, in seconds since 1970."""
-        with contextlib.suppress(OSError):
-            os.utime(self.path, (vouched, vouched), follow_symlinks=False)
 
     def _load(self) -> LastGood:
         with self._opened(os.O_RDONLY, self.path) as file:
             _check_owned(file)
-            vouched = os.fstat(file).st_mtime
             with open(file, "rb", closefd=False) as whole:
                 kept = from_text(whole.read(LARGEST_BYTES).decode(), self._where)
-        return replace(kept, vouched=vouched if vouched > 0 else None)
+        known = kept.vouched is not None and kept.vouched <= time.time()
+        return kept if known else replace(kept, vouched=None)
 
     def _is_newer(self, kept: LastGood) -> bool:
-        """Whether what another process wrote there is newer."""
+        """Whether what another process wrote there is newer; its first line tells, and then it must be whole."""
         try:
-            if self.path.lstat().st_ino == self._own:
+            with self._opened(os.O_RDONLY, self.path) as file, open(file, "rb", closefd=False) as whole:
+                position = position_of(whole.readline(LONGEST_LINE).decode())
+            if position is None or position <= kept.head.position:
                 return False
-            return self._load().head.position > kept.head.position
+            return self._load().head.bus == kept.head.bus
         except FAULTS:
             return False
 
-    def _replace(self, content: bytes, vouched: float) -> None:
+    def _replace(self, content: bytes) -> None:
         fresh = self.path.with_suffix(".new")
         with contextlib.suppress(FileNotFoundError):
             fresh.unlink()
@@ -104,8 +104,6 @@ class LastGoodFile:
             with open(file, "wb", closefd=False) as whole:
                 whole.write(content)
             os.fsync(file)
-        os.utime(fresh, (vouched, vouched))
-        self._own = fresh.lstat().st_ino
         fresh.rename(self.path)
         with self._opened(os.O_RDONLY | os.O_DIRECTORY, self.path.parent) as directory:
             os.fsync(directory)
@@ -150,20 +148,22 @@ class LastGoodWriter:
         self._thread.join(END_SECONDS)
 
     def _run(self) -> None:
-        closing = False
-        while not closing:
+        state: LastGood | None = None
+        written: float | None = None
+        while True:
             with self._changed:
                 if self._waiting is None and not self._closing:
-                    self._changed.wait(TOUCH_SECONDS)
-                state, self._waiting = self._waiting, None
+                    self._changed.wait(AGAIN_SECONDS)
+                due = self._waiting is not None or self._vouched != written
+                state, self._waiting = self._waiting or state, None
                 vouched, closing = self._vouched, self._closing
-            if state is not None:
+            if state is not None and due:
                 self._file.write(replace(state, vouched=vouched))
-            elif vouched is not None:
-                self._file.touch(vouched)
+                written = vouched
+            if closing:
+                return
             with self._changed:
-                if not self._closing:
-                    self._changed.wait(PAUSE_SECONDS)
+                self._changed.wait_for(lambda: self._closing, PAUSE_SECONDS)
 
 
 def _check_owned(file: int) -> None:

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from configbus.wire import Entry
 
 
+FARTHEST = 10**12
+"""How far an epoch may lie above ours to be one: some thirty years."""
+
+
 class Verdict(Enum):
     """What to do so that Redis stands where Postgres stands."""
 
@@ -38,6 +42,8 @@ def judge(found: Mapping[str, str], truth: Head) -> tuple[Verdict, Head | None]:
         return Verdict.LAY_DOWN, None
     if head.bus != truth.bus:
         return Verdict.FOREIGN, head
+    if head.epoch > truth.epoch + FARTHEST:
+        return Verdict.LAY_DOWN, None
     if head.epoch != truth.epoch:
         return (Verdict.SUPERSEDED if head.epoch > truth.epoch else Verdict.LAY_DOWN), head
     if head.revision != truth.revision:
@@ -59,7 +65,7 @@ def is_lost(verdict: Verdict, head: Head | None, truth: Head, timeline: int) -> 
 @dataclass(frozen=True, slots=True)
 class Difference:
     """A field in Redis that is not what Postgres released; None where there is none. `where` is a block's name,
-    `head` or `index`.
+    `@head` or `@index`.
     """
 
     where: str
@@ -77,8 +83,8 @@ def differences(
 ) -> Iterator[Difference]:
     """What differs in Redis from a state of Postgres, for the blocks that were read."""
     covered = {name: found_head[name] for name in found_head if name not in ("asof", "published_at")}
-    yield from _between("head", covered, head.fields())
-    yield from _between("index", found_index, {name: str(entry.mark) for name, entry in entries.items()})
+    yield from _between("@head", covered, head.fields())
+    yield from _between("@index", found_index, {name: str(entry.mark) for name, entry in entries.items()})
     for name, found in found_blocks.items():
         entry = entries[name]
         if entry_text(found.items()) != entry.text:

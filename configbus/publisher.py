@@ -101,7 +101,7 @@ class Publisher:
             if answer == "damaged":
                 return False
             if answer != "published":
-                return judge(found.fields, release.head)[0] is not Verdict.REPLAY
+                return judge(found.fields, release.head)[0] in (Verdict.DONE, Verdict.AHEAD)
         return True
 
     def _next(self, release: Published) -> tuple[str, Found]:
@@ -121,6 +121,8 @@ class Publisher:
     def lay_down(self, connection: Connection, found: Found) -> bool:
         """Replace everything with the newest state, unless the head is not the one that was found any more."""
         state = newest_state(connection, self._place)
+        if judge(found.fields, state.head)[0] in (Verdict.AHEAD, Verdict.DIVERGED, Verdict.SUPERSEDED):
+            return False
         names = {self.keys.block(entry.name).encode() for entry in state.entries}
         stray = [key for key in self._block_keys() if key not in names]
         answer, _ = self._run("full", found.seen, bookmark(state.head, instant()), state.head, state.entries, stray)
@@ -154,10 +156,12 @@ class Publisher:
 
     def look(self) -> Found:
         """The head as Redis has it now."""
-        ((kind,), values) = self.link.call(("TYPE", self.keys.head)), []
+        ((kind,), values, needs) = self.link.call(("TYPE", self.keys.head)), [], None
         if kind in (b"hash", b"none"):
-            (values,) = self.link.call(("HMGET", self.keys.head, *HEAD_FIELDS))
-        return _found(values)
+            values, (needs,) = self.link.call(
+                ("HMGET", self.keys.head, *HEAD_FIELDS), ("HMGET", self.keys.head, "needs")
+            )
+        return _found(values, needs)
 
     def _block_keys(self) -> list[bytes]:
         cursor, found = b"0", list[bytes]()
@@ -174,10 +178,12 @@ def instant() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
-def _found(values: list[bytes | None]) -> Found:
+def _found(values: list[bytes | None], needs: bytes | None = None) -> Found:
     """What HMGET or the script brought; anything but all the fields means that the key is no hash."""
     if len(values) != len(HEAD_FIELDS):
         return Found(b"not a hash", {"head": "not a hash"})
     present = {field: value for field, value in zip(HEAD_FIELDS, values, strict=True) if value is not None}
     fields = {field: value.decode(errors="replace") for field, value in present.items()}
+    if needs is not None:
+        fields["needs"] = needs.decode(errors="replace")
     return Found(b"\n".join(value or b"" for value in values), fields)

@@ -57,13 +57,14 @@ class Reads:
         With `max_age`, in seconds, the value must be one that was in force no longer ago than that: where the copy
         cannot be vouched for, or its block is held, the default is returned, or Stale raised where there is none.
         """
-        if max_age is not None and (why := self._too_old(path, max_age)) is not None:
+        snapshot = self._snapshot
+        if max_age is not None and (why := self._too_old(snapshot, path, max_age)) is not None:
             if default is MISSING:
                 raise why
             return default
         if default is MISSING:
-            return self._snapshot.read(path)
-        return self._snapshot.get(path, default)
+            return snapshot.read(path)
+        return snapshot.get(path, default)
 
     @overload
     def block(self, target: type[B], key: str = "") -> B: ...
@@ -77,8 +78,8 @@ class Reads:
         """The keys of a keyed domain that hold a block now, sorted."""
         return self._snapshot.keys(target)
 
-    def _too_old(self, path: str, max_age: float) -> Stale | None:
-        held = self._snapshot.held
+    def _too_old(self, snapshot: Snapshot, path: str, max_age: float) -> Stale | None:
+        held = snapshot.held
         if held and (name := split_path(path)[0]) in held:
             return Stale(f"{path}: {name} is held at older content: {held[name].reason}")
         if (age := self.age) <= max_age:

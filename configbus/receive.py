@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from configbus import wire
-from configbus.adoption import adopt, on_layers
+from configbus.adoption import adopt, on_layers, with_defaults
 from configbus.lastgood import LastGood
 from configbus.protocol import (
     ANSWER_SECONDS,
@@ -173,6 +173,8 @@ class Receiver:
             if entry.mark != mark:
                 raise Malformed(f"the hash of {name} does not fit the index")
             entries[name] = entry
+        if self._is_of_others(head):
+            yield from self._forget(head)
         before = self.received
         same = before is not None and before.head == head
         self.received = Received(head, index, entries)
@@ -189,9 +191,15 @@ class Receiver:
             yield from self._adopt(received, "redis")
 
     def _adopt(self, received: Received, origin: Origin) -> Steps:
-        before = self.snapshot or self._base
-        self.snapshot = adopt(received.entries, received.position, origin, before, self.catalogue, self.selection)
-        for name, rejection in self.snapshot.held.items():
+        before, base = self.snapshot, self.snapshot or self._base
+        self.snapshot = adopt(received.entries, received.position, origin, base, self.catalogue, self.selection)
+        yield from self._report_held(self.snapshot, before)
+        yield from self._do(Adopt(self.snapshot))
+        if self.keeps:
+            yield from self._keep(received, self.snapshot)
+
+    def _report_held(self, snapshot: Snapshot, before: Snapshot | None) -> Steps:
+        for name, rejection in snapshot.held.items():
             if before is None or before.held.get(name) != rejection:
                 yield from self._report(
                     "error",
@@ -203,14 +211,12 @@ class Receiver:
                     last_good=rejection.last_good,
                     exc_info=rejection.error,
                 )
-        yield from self._do(Adopt(self.snapshot))
-        if self.keeps:
-            yield from self._keep(received, self.snapshot)
 
     def _keep(self, received: Received, snapshot: Snapshot) -> Steps:
         """Hand over what the next start may stand on: for held blocks also what is in force of them."""
-        held = {name: self._good[name] for name in snapshot.held if name in self._good}
-        self._good = {name: entry for name, entry in received.entries.items() if name not in snapshot.held} | held
+        held = {name: self._good.get(name) for name in snapshot.held}
+        taken = {name: entry for name, entry in received.entries.items() if name not in snapshot.held}
+        self._good = taken | {name: entry for name, entry in held.items() if entry is not None}
         state = LastGood(received.head, dict(received.index), dict(received.entries), held)
         yield from self._do(Keep(state))
 
@@ -224,6 +230,8 @@ class Receiver:
     def _is_lower(self, head: Head, than: Position | None = None) -> Asking[bool]:
         """Whether a head lies below what was received already: Redis lost something, and is not believed."""
         floor = than or self._floor()
+        if self._is_of_others(head):
+            return False
         if floor is None or head.position >= floor:
             return False
         yield from self._report("warning", "head_lower", revision=head.revision, held=floor.revision)
@@ -235,12 +243,29 @@ class Receiver:
             return self.received.position
         return self.snapshot.position if self.snapshot is not None and self.snapshot.origin != "layers" else None
 
+    def _is_of_others(self, head: Head) -> bool:
+        """Whether what was kept is of another installation than a head, while none of the servers has said which is."""
+        return self.bus is None and self.received is not None and head.bus != self.received.head.bus
+
+    def _forget(self, head: Head) -> Steps:
+        """What was kept is of another installation than the one that answers: it is not to be followed."""
+        kept = self.received.head.bus if self.received is not None else ""
+        self.received = self._base = self.last_good = None
+        self._good = {}
+        if self.snapshot is not None:
+            self.snapshot = on_layers(self.catalogue, self.selection)
+        yield from self._report(
+            "error", "snapshot_refused", reason=f"it is of bus {kept}, and the servers are of {head.bus}"
+        )
+
     def _recall(self, last_good: LastGood) -> None:
         """Begin where an earlier life ended: nothing older is followed, and blocks that it held keep what they had."""
+        position = last_good.head.position
         self.received = Received(last_good.head, dict(last_good.index), dict(last_good.entries))
-        self.bus = last_good.head.bus
         self._good = last_good.in_force
-        self._base = adopt(self._good, last_good.head.position, "snapshot", None, self.catalogue, self.selection)
+        stood = adopt(self._good, position, "snapshot", None, self.catalogue, self.selection)
+        stood = with_defaults(stood, [name for name, entry in last_good.good.items() if entry is None])
+        self._base = adopt(last_good.entries, position, "snapshot", stood, self.catalogue, self.selection)
 
     def _fall_back(self) -> Steps:
         """While nothing is known: Postgres, at most once a second; in the end the last good state, or the layers."""
@@ -251,6 +276,7 @@ class Receiver:
                 self.snapshot = self._base
                 self.vouched = self.last_good.vouched if self.last_good is not None else None
                 yield from self._report("warning", "standing_on_snapshot", reason=reason)
+                yield from self._report_held(self.snapshot, None)
             else:
                 self.snapshot = on_layers(self.catalogue, self.selection)
                 yield from self._report("error", "standing_on_defaults", reason=reason)

@@ -25,7 +25,7 @@ from configbus.store.connect import Place, connect_listener, connected, driver_u
 from configbus.store.drift import capture_drift, find_drift, queue_usage
 from configbus.store.releases import check_server, newest_head, raise_epoch
 from configbus.verification import refused_by_models
-from configbus.wire import Keys, bookmark
+from configbus.wire import Keys, Position, bookmark
 
 if TYPE_CHECKING:
     import threading
@@ -137,7 +137,9 @@ class Relay:
                 f"keys, or CONFIGBUS_REDIS_URL is wrong. Stop one of them, then restart this relay. ({lost})"
             )
         with translated(), connection.begin():
-            raised = raise_epoch(connection, self._place, lost.epoch, lost.found_epoch, str(lost))
+            raised = raise_epoch(
+                connection, self._place, Position(lost.epoch, lost.revision), lost.found_epoch, str(lost)
+            )
         self._raised.append(now)
         log.error("epoch_raised", environment=self._keys.environment, epoch=raised, reason=str(lost))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 from configbus.publication import Verdict, differences, judge
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 CHUNK = 500
 """Blocks that are read from Redis in one transaction."""
+RECORD_SECONDS = 60.0
+"""Between two lines of the audit log about one block: something may damage it for ever, and the log only grows."""
 
 
 class Repair:
@@ -29,6 +32,7 @@ class Repair:
         self._publisher = publisher
         self._place = place
         self._state: FullState | None = None
+        self._recorded: dict[str, float] = {}
 
     def state(self, connection: Connection) -> FullState:
         """Everything that holds in Postgres now."""
@@ -43,10 +47,9 @@ class Repair:
 
         Raises Unavailable.
         """
-        state = self.state(connection)
-        found = self._publisher.look()
-        if judge(found.fields, state.head)[0] is not Verdict.DONE:
-            return []
+        return self._compare(self.state(connection))
+
+    def _compare(self, state: FullState) -> list[Difference]:
         entries = {entry.name: entry for entry in state.entries}
         head, index, blocks = self._read(list(entries))
         if judge(head, state.head)[0] is not Verdict.DONE:
@@ -55,11 +58,10 @@ class Repair:
 
     def repair(self, connection: Connection) -> list[Difference]:
         """Put right what differs in Redis, record it in the audit log, and return what it was."""
-        found = self._publisher.look()
-        wrong = self.compare(connection)
+        state, found = self.state(connection), self._publisher.look()
+        wrong = self._compare(state)
         if not wrong:
             return []
-        state = self.state(connection)
         entries = {entry.name: entry for entry in state.entries}
         damaged = [entries[name] for name in dict.fromkeys(difference.where for difference in wrong) if name in entries]
         whole = any(difference.where not in entries for difference in wrong)
@@ -69,8 +71,11 @@ class Repair:
             done = self._publisher.rewrite(state.head, damaged, found)
         if not done:
             return []
+        now = time.monotonic()
+        due = [each for each in wrong if now - self._recorded.get(each.where, -RECORD_SECONDS) >= RECORD_SECONDS]
+        self._recorded |= {each.where: now for each in due}
         with connection.begin():
-            record_repair(connection, self._place, wrong, entries)
+            record_repair(connection, self._place, due, entries)
         return wrong
 
     def _read(self, names: Sequence[str]) -> tuple[dict[str, str], dict[str, str], dict[str, dict[str, str]]]:

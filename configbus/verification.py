@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
@@ -55,7 +56,7 @@ def verify(settings: Settings, *, repair: bool) -> list[Finding]:
     link = Link(settings.require("redis_url"))
     publisher = Publisher(link, Keys(settings.namespace, settings.environment), place)
     checker = Repair(publisher, place)
-    with translated(), connected(settings.require("database_url")) as connection:
+    with closing(link), translated(), connected(settings.require("database_url")) as connection:
         with connection.begin():
             drift = find_drift(connection, place)
         findings = [finding for block in drift for finding in _of_drift(block, repaired=repair and not block.lost)]
@@ -67,7 +68,6 @@ def verify(settings: Settings, *, repair: bool) -> list[Finding]:
             publisher.bring_up(connection)
             checker.repair(connection)
         findings += _of_models(checker.state(connection).entries, catalogue)
-    link.close()
     return findings
 
 
@@ -76,15 +76,14 @@ def begin_epoch(settings: Settings, reason: str) -> int:
     place = Place(settings.schema, settings.environment)
     link = Link(settings.require("redis_url"))
     publisher = Publisher(link, Keys(settings.namespace, settings.environment), place)
-    with translated(), connected(settings.require("database_url")) as connection:
+    with closing(link), translated(), connected(settings.require("database_url")) as connection:
         with connection.begin():
             head = newest_head(connection, place)
         _, found = judge(publisher.look().fields, head)
         with connection.begin():
             begin_authoring(connection, settings.actor, reason, publishes=True)
-            raised = raise_epoch(connection, place, head.epoch, found.epoch if found is not None else 0, reason)
+            raised = raise_epoch(connection, place, head.position, found.epoch if found is not None else 0, reason)
         publisher.bring_up(connection)
-    link.close()
     return raised
 
 
@@ -117,7 +116,7 @@ def _of_redis(publisher: Publisher, checker: Repair, connection: Connection) -> 
         return
     there = f"epoch {found.get('epoch')}, revision {found.get('revision')}" if found else None
     expected = f"epoch {truth.epoch}, revision {truth.revision}"
-    yield Finding("redis", "head", verdict.name.lower(), there, expected, repaired=False)
+    yield Finding("redis", "@head", verdict.name.lower(), there, expected, repaired=False)
 
 
 def _of_models(entries: Iterable[Entry], catalogue: Catalogue) -> Iterator[Finding]:

@@ -183,8 +183,9 @@ def read_entry(name: str, fields: Mapping[str, str]) -> Entry:
 
 def read_head(fields: Mapping[str, str]) -> Head:
     """The head from its hash; Malformed if it does not fit its check, NotUnderstood if it is of a newer protocol."""
-    if "v" in fields and fields["v"] != str(PROTOCOL):
-        raise NotUnderstood(f"protocol {fields['v']!r}, this reader knows {PROTOCOL}")
+    if (version := fields.get("v", str(PROTOCOL))) != str(PROTOCOL):
+        newer = NUMBER.fullmatch(version) and int(version) > PROTOCOL
+        raise (NotUnderstood if newer else Malformed)(f"protocol {version!r}, this reader knows {PROTOCOL}")
     if fields.get("needs"):
         raise NotUnderstood(f"it needs {fields['needs']}, which this reader does not know")
     if missing := [field for field in HEAD_FIELDS if field not in fields]:

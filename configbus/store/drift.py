@@ -30,6 +30,7 @@ RECORD_REPAIR = """
     VALUES (:table, :id, :environment, :key, 'repair', CAST(:old AS jsonb), CAST(:new AS jsonb),
             {schema}.changed_fields(CAST(:old AS jsonb), CAST(:new AS jsonb)), 'Redis differed', {schema}.actor(),
             host(inet_client_addr()), current_setting('application_name'))"""
+LONGEST = 2000
 NOBODY = "00000000-0000-0000-0000-000000000000"
 
 
@@ -84,7 +85,7 @@ def record_repair(
         entry = entries.get(where)
         given = {
             "environment": place.environment,
-            "table": f"{domain}_config" if entry is not None else f"redis {where}",
+            "table": f"{domain}_config" if entry is not None else f"redis{where}",
             "id": json.loads(entry_fields(entry).get("@id", f'"{NOBODY}"')) if entry is not None else NOBODY,
             "key": key,
             "old": json.dumps({difference.field: _kept(difference.found) for difference in found}),
@@ -94,5 +95,8 @@ def record_repair(
 
 
 def _kept(text: str | None) -> str | None:
-    """As JSONB can hold it."""
-    return None if text is None else text.replace("\0", "\ufffd")
+    """As JSONB can hold it, and short: what was found may be anything."""
+    if text is None:
+        return None
+    cut = text[:LONGEST] + f"... ({len(text)} characters)" if len(text) > LONGEST else text
+    return cut.replace("\0", "\ufffd")

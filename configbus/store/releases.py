@@ -14,7 +14,7 @@ from sqlalchemy import text
 from configbus.errors import Conflict, UnknownEnvironment
 from configbus.names import near
 from configbus.store.connect import Place, sql
-from configbus.wire import EMPTY_STATE, Entry, Head, make_entry
+from configbus.wire import EMPTY_STATE, Entry, Head, Position, make_entry
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -87,11 +87,12 @@ def check_server(connection: Connection, place: Place, head: Head) -> None:
         )
 
 
-def raise_epoch(connection: Connection, place: Place, expected: int, above: int, reason: str) -> int:
+def raise_epoch(connection: Connection, place: Place, expected: Position, above: int, reason: str) -> int:
     """Begin a new history above all epochs named, unless somebody did since `expected` was read; the epoch."""
-    given = {"environment": place.environment, "expected": expected, "above": above, "reason": reason}
+    given = {"environment": place.environment, "above": above, "reason": reason}
+    given |= {"expected": expected.epoch, "newest": expected.revision}
     raised = connection.scalar(
-        sql("SELECT {schema}.raise_epoch(:environment, :expected, :above, :reason)", place.schema), given
+        sql("SELECT {schema}.raise_epoch(:environment, :expected, :newest, :above, :reason)", place.schema), given
     )
     return int(raised or 0)
 

@@ -87,7 +87,7 @@ def test_content_that_workers_refuse_is_named_and_cannot_be_repaired(shell: Shel
         )
     done = shell("verify", "--repair")
     assert done.returncode == 8
-    assert [line.split()[:2] for line in done.stdout.splitlines()[1:]] == [["redis", "head"], ["model", "trading"]]
+    assert [line.split()[:2] for line in done.stdout.splitlines()[1:]] == [["redis", "@head"], ["model", "trading"]]
     (finding,) = map(json.loads, shell("verify", "--json").stdout.splitlines())
     assert finding["field"].startswith("drawdown_reduction_tiers")
     assert finding["found"] == "[7]"

@@ -95,11 +95,11 @@ def test_an_epoch_that_got_lost_is_raised_again(relay: Settings, worker: dict[st
         assert bus.revision == 1
 
 
-def test_a_promoted_standby_begins_an_epoch_with_its_first_release(relay: Settings, worker: dict[str, Any]) -> None:
-    with ConfigBus.connect(**worker, require="live") as bus, Author(relay) as author:
-        with psycopg.connect(relay.require("database_url")) as operator:
+def test_a_promoted_standby_begins_an_epoch_with_its_first_release(published: Settings, worker: dict[str, Any]) -> None:
+    with ConfigBus.connect(**worker, require="known") as bus, Author(published) as author:
+        with psycopg.connect(published.require("database_url")) as operator:
             operator.execute("UPDATE configbus.environment SET epoch = epoch - epoch % 1000")
-        earlier = epoch_of(relay)
+        earlier = epoch_of(published)
         release = author.set({"risk.max_order_attempts": 7})
         assert release.epoch == earlier + 1
         bus.wait_for(release)

@@ -147,6 +147,35 @@ def test_a_closed_bus_stays_closed_in_a_child_and_serves_its_last_values(worker:
     assert in_child(lambda: [bus.closed, bus.get("risk.max_order_attempts"), bus.state]) == [True, 3, "stale"]
 
 
+def test_a_bus_that_a_child_closes_stays_closed_there(worker: dict[str, Any]) -> None:
+    with ConfigBus.connect(**worker, require="live") as bus:
+
+        def work() -> Any:
+            bus.close()
+            return [bus.get("risk.max_order_attempts"), bus.closed, str(bus.state), threading.active_count()]
+
+        assert in_child(work) == [3, True, "stale", 1]
+        bus.refresh()
+
+
+def test_waiting_and_registering_may_be_the_first_use(worker: dict[str, Any], author: Author) -> None:
+    with ConfigBus.connect(**worker, require="live") as bus:
+        bus.wait_for(author.set({"risk.max_order_attempts": 9}))
+
+        def wait() -> int:
+            bus.wait_for(2, timeout=PATIENCE)
+            return bus.revision
+
+        def register() -> bool:
+            heard = threading.Event()
+            bus.on_change("risk", lambda _change: heard.set())
+            return heard.wait(PATIENCE)
+
+        assert in_child(wait) == 2
+        assert in_child(register) is True
+        assert in_child(lambda: in_child(lambda: [wait(), register()])) == [2, True]
+
+
 async def test_an_asyncio_bus_is_closed_in_a_child(worker: dict[str, Any]) -> None:
     async with AsyncConfigBus.connect(**worker, require="live") as bus:
         assert in_child(lambda: [bus.closed, bus.get("risk.max_order_attempts"), bus.state]) == [True, 3, "stale"]

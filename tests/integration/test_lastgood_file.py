@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import psycopg
 import pytest
 import redis
 from buses import connected_bus
+from relays import running_relay
 from waiting import until
 
 from configbus import ConfigBus
@@ -129,8 +131,40 @@ def test_a_block_that_is_held_starts_on_its_last_good_content(
             driven.until(lambda reads: reads.revision == 4)
             assert str(again.get("trading.score_threshold")) == "0.800"
             assert again.get("risk.max_order_attempts") == 9
-            if redis_url != DOWN:
-                assert again.held["trading"].last_good == 2
+            assert again.held["trading"].last_good == 2
+            assert again.get("trading.score_threshold", None, max_age=60) is None
+
+
+@DRIVERS
+def test_a_file_of_another_installation_gives_way_to_live_servers(
+    driver: str, published: Settings, keeping: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    with running_relay(published), connected_bus(driver, **keeping, require="live"):
+        pass
+    with psycopg.connect(published.require("database_url")) as operator:
+        operator.execute("UPDATE configbus.environment SET bus = 'another', epoch = epoch - 1000000")
+    with redis.Redis.from_url(published.require("redis_url")) as client:
+        client.flushall()
+    with running_relay(published), connected_bus(driver, **keeping, require="live") as driven:
+        assert driven.reads.origin == "redis"
+        told = [record.message for record in caplog.records if "snapshot_refused" in record.message]
+        assert len(told) == 1
+        assert "the servers are of another" in told[0]
+    with connected_bus(driver, **keeping | {"redis_url": DOWN}, require="known", start_timeout=1.0) as driven:
+        assert driven.reads.origin == "snapshot"
+
+
+@pytest.mark.usefixtures("relay")
+def test_an_age_that_lies_in_the_future_is_none(keeping: dict[str, Any]) -> None:
+    with ConfigBus.connect(**keeping, require="live"):
+        pass
+    kept = the_file(keeping).read()
+    assert kept is not None
+    assert kept.vouched is not None
+    file_of(keeping).unlink()
+    the_file(keeping).write(replace(kept, vouched=kept.vouched + 86_400))
+    with ConfigBus.connect(**keeping | {"redis_url": DOWN}, start_timeout=1.0) as bus:
+        assert (bus.origin, bus.age) == ("snapshot", math.inf)
 
 
 def directory(path: Path) -> None:
@@ -162,14 +196,14 @@ def test_what_is_not_to_be_used_is_refused_with_its_reason_and_replaced(
     with ConfigBus.connect(**keeping, require="live"):
         pass
     REFUSED[reason](file_of(keeping))
-    with ConfigBus.connect(**keeping | {"redis_url": DOWN}, start_timeout=0.3) as bus:
+    with ConfigBus.connect(**keeping | {"redis_url": DOWN}, start_timeout=1.0) as bus:
         assert (bus.origin, bus.age) == ("layers", math.inf)
     (record,) = [record for record in caplog.records if "snapshot_refused" in record.message]
     assert re.search(reason, record.message)
     if not file_of(keeping).is_dir():
         with ConfigBus.connect(**keeping, require="live"):
             pass
-        with ConfigBus.connect(**keeping | {"redis_url": DOWN}, start_timeout=0.3) as bus:
+        with ConfigBus.connect(**keeping | {"redis_url": DOWN}, start_timeout=1.0) as bus:
             assert bus.origin == "snapshot"
 
 
@@ -205,7 +239,7 @@ def test_another_environment_and_another_selection_have_files_of_their_own(keepi
     ):
         pass
     assert len(list(Path(keeping["snapshot_dir"]).glob("*.snapshot"))) == 2
-    with ConfigBus.connect(**keeping | {"redis_url": DOWN}, follow=["trading"], start_timeout=0.3) as bus:
+    with ConfigBus.connect(**keeping | {"redis_url": DOWN}, follow=["trading"], start_timeout=1.0) as bus:
         assert bus.origin == "layers"
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import secrets
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
 import redis
+from psycopg import sql
 from waiting import until
 
 from configbus import ConfigBus
@@ -17,6 +20,7 @@ from configbus.publisher import Publisher
 from configbus.reader import Reader
 from configbus.repair import Repair
 from configbus.store.connect import Place, connected
+from configbus.verification import begin_epoch
 from configbus.wire import Keys, read_head
 
 if TYPE_CHECKING:
@@ -79,6 +83,11 @@ def damage(client: Any, how: str) -> None:
             client.hset(KEYS.head, "system", "7399999999999999999")
         case "a head with an absurd epoch":
             client.hset(KEYS.head, "epoch", "9" * 30)
+        case "a head with an absurd epoch that fits its check":
+            head = read_head(client.hgetall(KEYS.head))
+            client.hset(KEYS.head, mapping=replace(head, epoch=999_999_999_999_001).fields())
+        case "a head of a protocol that is none":
+            client.hset(KEYS.head, "v", "junk")
         case _:
             raise AssertionError(how)
 
@@ -101,6 +110,8 @@ WAYS = (
     "a head whose check is wrong",
     "a head of another system",
     "a head with an absurd epoch",
+    "a head with an absurd epoch that fits its check",
+    "a head of a protocol that is none",
 )
 
 
@@ -122,6 +133,8 @@ def test_a_worker_that_runs_sees_nothing_of_the_damage(relay: Settings, client: 
     with ConfigBus.connect(**worker, require="live") as bus:
         bus.on_change("*", lambda change: seen.append(change.fields) if change.old is not None else None)
         for how in WAYS:
+            if how == "a head with an absurd epoch that fits its check":
+                continue  # who can forge that is believed, until signing is there
             put_right(client, how)
         with Author(relay) as author:
             bus.wait_for(author.set({"risk.max_order_attempts": 9}))
@@ -243,3 +256,54 @@ def test_many_blocks_are_compared_in_parts(published: Settings, client: Any, mon
         ]
         assert repair.compare(connection) == []
     publisher.link.close()
+
+
+def test_a_head_below_the_first_release_of_an_epoch_is_put_right(relay: Settings, client: Any) -> None:
+    with Author(relay) as author:
+        for number in (5, 6, 7, 8):
+            author.set({"risk.max_order_attempts": number})
+        begin_epoch(relay, "a restore")
+        until(lambda: client.hget(KEYS.head, "revision") == "5")
+        right = contents(client)
+        states = [author.release(revision).state for revision in (3, 5)]
+    head = read_head(client.hgetall(KEYS.head))
+    assert head.state == states[1]
+    client.hset(KEYS.head, mapping=replace(head, revision=3, state=states[0]).fields())
+    until(lambda: contents(client) == right)
+
+
+def test_a_role_without_rights_cannot_have_its_own_rows_released(published: Settings) -> None:
+    url = published.require("database_url")
+    role = f"peeker_{secrets.token_hex(4)}"
+    with psycopg.connect(url, autocommit=True) as operator:
+        operator.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(role)))
+        operator.execute(sql.SQL("GRANT USAGE ON SCHEMA configbus TO {}").format(sql.Identifier(role)))
+        operator.execute(sql.SQL("SET ROLE {}").format(sql.Identifier(role)))
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            operator.execute("SELECT configbus.capture_drift('production')")
+        operator.execute("CREATE TEMP TABLE trading_config (environment text, key text)")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            operator.execute(
+                "CREATE TRIGGER capture_insert AFTER INSERT ON trading_config"
+                " FOR EACH ROW EXECUTE FUNCTION configbus.capture('risk', 'false')"
+            )
+        operator.execute("RESET ROLE")
+        operator.execute("CREATE TEMP TABLE risk_config (environment text, key text)")
+        operator.execute(
+            "CREATE TRIGGER capture_insert AFTER INSERT ON pg_temp.risk_config"
+            " FOR EACH ROW EXECUTE FUNCTION configbus.capture('risk', 'false')"
+        )
+        assert operator.execute("SELECT * FROM configbus.drift('production')").fetchall() == []
+        operator.execute(sql.SQL("DROP OWNED BY {}").format(sql.Identifier(role)))
+        operator.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
+
+
+def test_what_is_damaged_for_ever_is_recorded_once_a_minute_and_cut(relay: Settings, client: Any) -> None:
+    for _ in range(3):
+        client.hset(KEYS.block("trading"), "junk", "x" * 100_000)
+        until(lambda: client.hget(KEYS.block("trading"), "junk") is None)
+    with Reader(relay) as reader:
+        lines = [line for line in reader.audit("trading") if line.action == "repair"]
+    assert len(lines) == 1
+    assert lines[0].old is not None
+    assert lines[0].old["junk"].endswith("... (100000 characters)")

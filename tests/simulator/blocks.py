@@ -73,13 +73,24 @@ def content(name: str, random: Random) -> Content | None:
             size = f"{random.randrange(1000, 9999) / 100:.2f}"
             return {"size": size, "mode": random.choice(("slow", "fast")), "slots": random.randrange(1, 9)}
         case "risk":
-            return {"limit": REFUSED_LIMIT if random.random() < 0.2 else random.randrange(20, 99)}
+            return {"limit": REFUSED_LIMIT if random.random() < 0.1 else random.randrange(20, 99)}
         case _:
             chance = random.random()
             if chance < 0.15:
                 return None
-            label = REFUSED_LABEL if chance < 0.3 else f"label {random.randrange(99)} ü"
+            label = REFUSED_LABEL if chance < 0.22 else f"label {random.randrange(99)} ü"
             return {"label": label, "weights": [random.randrange(9) for _ in range(random.randrange(3))]}
+
+
+def refused_content(name: str, random: Random) -> Content | None:
+    """New values that strict workers refuse, where the block has any."""
+    match name:
+        case "risk":
+            return {"limit": REFUSED_LIMIT}
+        case "strategy/alpha":
+            return {"label": REFUSED_LABEL, "weights": [random.randrange(9)]}
+        case _:
+            return content(name, random)
 
 
 def is_refused(catalogue: Catalogue, values: Content | None) -> bool:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, NoReturn
 
-from configbus.names import split_block
-from configbus.snapshot import LIVE_SECONDS, NOWHERE, Adopted, Snapshot, State, state_of
-from simulator.blocks import is_refused
+from configbus.snapshot import LIVE_SECONDS, State, state_of
+from simulator.showing import truths_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from configbus.block import Block
-    from configbus.wire import Entry, Position
+    from configbus.snapshot import Snapshot
     from simulator.history import History, Life
+    from simulator.postgres import Truth
 
 SLACK_SECONDS = 0.001
 CURRENT_SECONDS = 3.0
@@ -26,101 +25,123 @@ SURE_SECONDS = 5.0
 
 def check(history: History) -> None:
     """AssertionError, with the seed and the last events, for the first broken promise of any worker."""
+    if fault := _needless_epoch(history):
+        _fail(history, "relay", history.end, fault)
+    if history.differences:
+        _fail(history, "redis", history.end, f"it is not complete after the faults: {history.differences[0]}")
     for life in history.lives:
         for at, leak in life.leaks:
-            _fail(history, life, at, f"an exception leaked: {leak}")
-        snapshots = [snapshot for _, snapshot in life.adoptions]
-        for before, (at, snapshot) in zip([None, *snapshots], life.adoptions, strict=False):
-            if fault := _fault(history, life, before, snapshot):
-                _fail(history, life, at, fault)
-        if fault := _untrue_state(history, life) or _untrue_vouch(history, life) or _untrue_refresh(life):
-            _fail(history, life, history.end, fault)
-        if life.end == math.inf and (fault := _unfinished(history, life)):
-            _fail(history, life, history.end, fault)
+            _fail(history, life.name, at, f"an exception leaked: {leak}")
+        shown = _Shown(history, life)
+        if fault := _untrue_state(history, life, shown) or _untrue_vouch(history, life, shown) or _untrue_refresh(life):
+            _fail(history, life.name, history.end, fault)
+        if life.end == math.inf and (fault := _unfinished(history, life, shown)):
+            _fail(history, life.name, history.end, fault)
 
 
-def _fail(history: History, life: Life, at: float, fault: str) -> NoReturn:
-    raise AssertionError(f"seed {history.seed}, {life.name} at {at:.4f}: {fault}\n{history.told(at)}")
+def _fail(history: History, who: str, at: float, fault: str) -> NoReturn:
+    raise AssertionError(f"seed {history.seed}, {who} at {at:.4f}: {fault}\n{history.told(at)}")
 
 
-def _fault(history: History, life: Life, before: Snapshot | None, snapshot: Snapshot) -> str | None:
-    """What is wrong with a snapshot, given the one before it."""
-    if before is not None and snapshot.position < before.position:
-        return f"position goes back from {before.position} to {snapshot.position}"
-    if snapshot.origin == "layers":
-        return None if before is None and snapshot.position == NOWHERE else "it falls back to its layers"
-    truth = history.postgres.states.get(snapshot.position)
-    if truth is None:
-        return f"Postgres was never at {snapshot.position}"
-    followed = {name: entry for name, entry in truth.items() if name in life.selection}
-    last = before.adopted if before is not None and before.origin != "layers" else {}
-    for name, entry in followed.items():
-        adopted = snapshot.adopted.get(name)
-        if adopted is None:
-            return f"{name} is missing"
-        if name in snapshot.held:
-            if name in last and adopted != last[name]:
-                return f"{name} is held, and not at its last content"
-            if name not in last and adopted != Adopted(None if last and "/" in name else _default(life, name), None):
-                return f"{name} is held from the first on, and shows {adopted}"
-        elif adopted.mark != entry.mark or _values(adopted.block) != history.postgres.contents[entry.mark]:
-            return f"{name} is not what Postgres holds at {snapshot.position}"
-    refused = {
-        name for name, entry in followed.items() if is_refused(life.catalogue, history.postgres.contents[entry.mark])
-    }
-    if snapshot.held.keys() - followed.keys() or refused - snapshot.held.keys() or (snapshot.held and not refused):
-        return f"held are {sorted(snapshot.held)}, invalid are {sorted(refused)}"
-    for name in snapshot.held.keys() - refused:
-        if not any(_tied(followed[name], followed[other]) for other in snapshot.held if other != name):
-            return f"{name} is held without a reason"
-    return _torn(snapshot, followed, history)
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What a worker shows from an instant on, and the states of Postgres that this may be."""
+
+    snapshot: Snapshot
+    truths: list[Truth]
+
+    def lacks(self, commit: Truth) -> bool:
+        """Whether a commit is neither shown nor overtaken."""
+        position = commit.head.position
+        return self.snapshot.position < position or (
+            self.snapshot.position == position and not any(commit is truth for truth in self.truths)
+        )
 
 
-def _tied(entry: Entry, other: Entry) -> bool:
-    """Whether the release that changed a block may have changed the other, too."""
-    if entry.partners == "*":
-        return other.mark.revision >= entry.mark.revision
-    return other.name in entry.partners
+class _Shown:
+    """All that one worker showed, each of it right."""
+
+    def __init__(self, history: History, life: Life) -> None:
+        self.instants: list[float] = []
+        self._views: list[_View] = []
+        before = life.base
+        for at, snapshot in life.adoptions:
+            truths, fault = truths_of(history, life, at, before, snapshot)
+            if fault is not None:
+                _fail(history, life.name, at, fault)
+            self.instants.append(at)
+            self._views.append(_View(snapshot, truths))
+            before = snapshot
+
+    def at(self, instant: float) -> _View | None:
+        count = bisect_right(self.instants, instant)
+        return self._views[count - 1] if count else None
 
 
-def _torn(snapshot: Snapshot, followed: Mapping[str, Entry], history: History) -> str | None:
-    """A release of which one block is shown and another is not, though no later release changed that one."""
-    releases = history.postgres.released(snapshot.position)
-    known = {entry.mark for release in releases for entry in release.entries}
-    for release in releases:
-        new, old = [], []
-        for name, mark in ((entry.name, entry.mark) for entry in release.entries if entry.name in followed):
-            shown = snapshot.adopted[name]
-            if shown.mark == mark:
-                new.append(name)
-            elif shown == Adopted(None, None) or (shown.mark in known and shown.mark.revision < mark.revision):
-                old.append(name)
-        if new and old:
-            return f"torn: {new} are shown as of {release.head.revision}, {old} are older"
+def _needless_epoch(history: History) -> str | None:
+    """At most one new epoch for each lost history: after a set-back or failover, and after an old primary that nobody
+    had fenced raised its own.
+    """
+    record = history.record
+    for at, _ in record.raises:
+        began = [(when, when < server.deposed) for when, server in record.raises if when <= at]
+        losses = sum(loss <= at for loss in record.losses)
+        own = sum(is_truth for _, is_truth in began)
+        if own > losses + len(began) - own:
+            return f"the epoch was raised at {at:.4f}, and no further history was lost"
     return None
 
 
-def _untrue_vouch(history: History, life: Life) -> str | None:
+def _commits(history: History) -> list[Truth]:
+    """Everything that the server which was the truth committed."""
+    return [truth for truths in history.record.truths.values() for truth in truths if truth.lost > truth.at]
+
+
+def _is_excused(history: History, view: _View, since: float, commit: Truth | None) -> bool:
+    """Whether an old primary said so that nobody had fenced yet: of its workers nothing is promised but what it holds
+    itself. Without a commit: that the history which is shown is not lost.
+    """
+    return any(
+        since < server.fenced
+        and any(truth in server.line for truth in view.truths)
+        and (commit is None or commit not in server.line)
+        for server in history.record.servers
+        if server.deposed < math.inf
+    )
+
+
+def _untrue_vouch(history: History, life: Life, shown: _Shown) -> str | None:
+    commits = _commits(history)
     for at, since in life.vouches:
-        position = _position(life, at)
-        for commit in history.postgres.commits:
-            if commit.at < since - SLACK_SECONDS and commit.position > position and commit.lost > at:
-                return f"at {at:.4f} it is vouched to be complete at {since:.4f}, without {commit.position}"
+        view = shown.at(at)
+        if view is None:
+            return f"at {at:.4f} it is vouched to be complete, and shows nothing"
+        for commit in commits:
+            if commit.at < since - SLACK_SECONDS and commit.lost > at and view.lacks(commit):
+                if _is_excused(history, view, since, commit):
+                    continue
+                return f"at {at:.4f} it is vouched to be complete at {since:.4f}, without {commit.head.position}"
+        lost = max((truth.lost for truth in view.truths), default=math.inf)
+        if lost < since - SLACK_SECONDS and not _is_excused(history, view, since, None):
+            return f"at {at:.4f} it is vouched to be complete at {since:.4f}, what it shows was lost at {lost:.4f}"
     return None
 
 
-def _untrue_state(history: History, life: Life) -> str | None:
+def _untrue_state(history: History, life: Life, shown: _Shown) -> str | None:
     """LIVE or PARTIAL at an instant when something committed more than 3 s before was not there."""
-    instants = sorted({at for at, _ in (*life.adoptions, *life.vouches)} | {min(life.end, history.end)})
+    commits = _commits(history)
+    vouches = _Vouches(life)
+    instants = sorted({*shown.instants, *(at for at, _ in life.vouches), min(life.end, history.end)})
     for begin, end in pairwise(instants):
-        snapshot, vouched = _snapshot(life, begin), _vouched(life, begin)
-        for commit in history.postgres.commits:
+        view, vouched = shown.at(begin), vouches.at(begin)
+        if view is None or vouched is None:
+            continue
+        for commit in commits:
             late = max(begin, commit.at + LIVE_SECONDS) + SLACK_SECONDS
-            until = min(end, commit.lost)
-            if late < until and snapshot is not None and snapshot.position < commit.position:
-                state = state_of(snapshot, vouched, late)
-                if state in (State.LIVE, State.PARTIAL):
-                    return f"{state} at {late:.4f} without {commit.position}, committed at {commit.at:.4f}"
+            if late < min(end, commit.lost) and view.lacks(commit):
+                state = state_of(view.snapshot, vouched, late)
+                if state in (State.LIVE, State.PARTIAL) and not _is_excused(history, view, vouched, commit):
+                    return f"{state} at {late:.4f} without {commit.head.position}, committed at {commit.at:.4f}"
     return None
 
 
@@ -131,40 +152,38 @@ def _untrue_refresh(life: Life) -> str | None:
     return None
 
 
-def _unfinished(history: History, life: Life) -> str | None:
+def _unfinished(history: History, life: Life, shown: _Shown) -> str | None:
     """What is amiss when the faults are over."""
-    head = history.postgres.head.position
-    snapshot = _snapshot(life, history.quiet + CURRENT_SECONDS)
-    if snapshot is None or snapshot.position != head:
-        return f"it stands at {snapshot and snapshot.position} after the faults, Postgres at {head}"
+    truth = history.truth
+    view = shown.at(history.quiet + CURRENT_SECONDS)
+    if truth is None or view is None or not any(truth is known for known in view.truths):
+        stands = view and f"{view.snapshot.position} from {view.snapshot.origin}"
+        return f"it stands at {stands} after the faults, Postgres at {truth and truth.head.position}"
+    vouches = _Vouches(life)
     sure = history.quiet + SURE_SECONDS
-    instants = sorted({sure, *(at for at, _ in (*life.adoptions, *life.vouches) if at > sure), history.end})
-    for begin, end in pairwise(instants):
-        snapshot, vouched = _snapshot(life, begin), _vouched(life, begin)
-        state = state_of(snapshot, vouched, end - SLACK_SECONDS)
-        if snapshot is None or state is not (State.PARTIAL if snapshot.held else State.LIVE):
+    times = (*shown.instants, *(at for at, _ in life.vouches))
+    for begin, end in pairwise(sorted({sure, *(at for at in times if at > sure), history.end})):
+        view = shown.at(begin)
+        state = state_of(view.snapshot if view else None, vouches.at(begin), end - SLACK_SECONDS)
+        if view is None or state is not (State.PARTIAL if view.snapshot.held else State.LIVE):
             return f"it is {state} at {end:.4f}, long after the faults"
     if life.asked and max((ticket for ticket, _, _ in life.answers), default=0) < len(life.asked):
         return "a refresh was never answered"
     return None
 
 
-def _vouched(life: Life, at: float) -> float | None:
-    return max((since for when, since in life.vouches if when <= at), default=None)
+class _Vouches:
+    """Up to when a worker's copy was known to be complete, at each instant."""
 
+    def __init__(self, life: Life) -> None:
+        self._instants: list[float] = []
+        self._since: list[float] = []
+        newest = -math.inf
+        for at, since in life.vouches:
+            newest = max(newest, since)
+            self._instants.append(at)
+            self._since.append(newest)
 
-def _snapshot(life: Life, at: float) -> Snapshot | None:
-    return next((snapshot for when, snapshot in reversed(life.adoptions) if when <= at), None)
-
-
-def _position(life: Life, at: float) -> Position:
-    snapshot = _snapshot(life, at)
-    return NOWHERE if snapshot is None else snapshot.position
-
-
-def _values(block: Block | None) -> dict[str, object] | None:
-    return None if block is None else block.model_dump(mode="json")
-
-
-def _default(life: Life, name: str) -> Block:
-    return life.catalogue.domain(split_block(name)[0]).model()
+    def at(self, instant: float) -> float | None:
+        count = bisect_right(self._instants, instant)
+        return self._since[count - 1] if count else None

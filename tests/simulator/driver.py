@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
     from configbus.follow import Follower
     from simulator.clock import Clock
+    from simulator.disk import Disk
     from simulator.history import History, Life
     from simulator.network import Network
     from simulator.poll import Poll
-    from simulator.postgres import Postgres
 
     Answer = Generator[float, None, Event]
 
@@ -35,7 +35,8 @@ class Driver:
         random: Random,
         network: Network,
         poll: Poll,
-        postgres: Postgres,
+        store: Callable[[], protocol.Reading | None],
+        disk: Disk,
         follower: Follower,
         life: Life,
         history: History,
@@ -49,7 +50,8 @@ class Driver:
         self._clock = clock
         self._random = random
         self._network = network
-        self._postgres = postgres
+        self._store = store
+        self._disk = disk
         self._history = history
         self._inbox: deque[Event] = deque()
         self._waiting: float | None = None
@@ -60,8 +62,11 @@ class Driver:
         self._ended = False
         self._start()
 
-    def end(self) -> None:
+    def end(self, *, closed: bool) -> None:
+        """The program is over: closed it writes what waits to be written, killed it does not."""
         self._ended = True
+        if self.life.keeps:
+            self._disk.end(closed=closed)
         self.life.end = self._clock.now
         for line in (self.push, self.poll.line):
             if line is not None:
@@ -120,10 +125,15 @@ class Driver:
                 return self._receive(until)
             case protocol.Vouch(since):
                 self.life.vouches.append((self._clock.now, since))
+                self._disk.vouch(since)
                 self._tell("vouch", since)
             case protocol.Adopt(snapshot):
                 self.life.adoptions.append((self._clock.now, snapshot))
                 self._tell("adopt", snapshot)
+            case protocol.Keep(state):
+                shown = self.life.adoptions[-1][1]
+                self.life.kept.append((self._clock.now, shown, state))
+                self._disk.keep(state, shown)
             case protocol.Look():
                 self._answer(self.poll.look(protocol.ANSWER_SECONDS), self._post)
             case protocol.Ping():
@@ -216,7 +226,7 @@ class Driver:
     def _subscribing(self, seconds: float) -> Answer:
         if self.push is not None:
             self.redis.drop(self.push)
-        self.push = push = Push(self._notice)
+        self.push = push = Push(self.poll.path, self._notice)
         yield self._network.delay()
         try:
             self.redis.connect(push)
@@ -235,9 +245,9 @@ class Driver:
 
     def _reading_store(self, seconds: float) -> Answer:
         yield self._network.delay()
-        if self._random.random() < 0.4:
+        reading = self._store()
+        if reading is None:
             yield self._random.choice((0.0, seconds))
             return Failed("Postgres does not answer")
-        reading = self._postgres.reading()
         yield self._network.delay()
         return reading

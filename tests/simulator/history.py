@@ -10,8 +10,10 @@ from configbus.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from configbus.catalogue import Catalogue
+    from configbus.lastgood import LastGood
+    from configbus.publication import Difference
     from configbus.snapshot import Selection
-    from simulator.postgres import Postgres
+    from simulator.postgres import Record, Truth
 
 SHOWN = 40
 
@@ -23,7 +25,14 @@ class Life:
     name: str
     catalogue: Catalogue
     selection: Selection
+    keeps: bool = False
+    found: LastGood | None = None
+    """The last-good state that it began with."""
+    base: Snapshot | None = None
+    """What the worker showed that kept it."""
     adoptions: list[tuple[float, Snapshot]] = field(default_factory=list)
+    kept: list[tuple[float, Snapshot, LastGood]] = field(default_factory=list)
+    """When something was kept for the next start, what was shown then, and what was kept."""
     vouches: list[tuple[float, float]] = field(default_factory=list)
     """When the worker was told, and the instant up to which its copy is complete."""
     asked: list[float] = field(default_factory=list)
@@ -39,7 +48,11 @@ class History:
     """A whole run. `events` are instants, who, and what, with the facts that belong to it."""
 
     seed: int
-    postgres: Postgres
+    record: Record
+    truth: Truth | None = None
+    """Where Postgres stood at the end."""
+    differences: list[Difference] = field(default_factory=list)
+    """What was wrong in Redis 3 s after the last fault."""
     lives: list[Life] = field(default_factory=list)
     events: list[tuple[float, str, str, Any]] = field(default_factory=list)
     quiet: float = math.inf

@@ -51,7 +51,7 @@ class Network:
         if not whole and random.random() < odds.reordered:
             self._clock.after(0.4 * random.random(), lambda: push.arrive(event))
             return
-        push.last_arrival = max(push.last_arrival, self._clock.now + self.delay())
+        push.last_arrival = max(push.last_arrival, self._clock.now + self.delay(), push.path.cut_until)
         self._clock.at(push.last_arrival, lambda: push.arrive(event))
         if not whole and random.random() < odds.repeated:
             self._clock.after(1.5 * random.random(), lambda: push.arrive(event))

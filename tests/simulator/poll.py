@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from simulator.clock import Clock
     from simulator.network import Network
-    from simulator.server import Redis
+    from simulator.server import Path, Redis
 
 SLOW_ANSWERS = 0.05
 """Share of them, and none of these takes as long as 0.4 s one way."""
@@ -22,7 +22,8 @@ SLOW_ANSWERS = 0.05
 class Poll:
     """Opened at the first question and after a fault; `generation` counts openings."""
 
-    def __init__(self, clock: Clock, random: Random, network: Network, redis: Redis) -> None:
+    def __init__(self, clock: Clock, random: Random, network: Network, redis: Redis, path: Path) -> None:
+        self.path = path
         self.line: Line | None = None
         self.generation = 0
         self.redis = redis
@@ -48,7 +49,11 @@ class Poll:
     def _ask(self, names: tuple[str, ...], seconds: float) -> Generator[float, None, tuple[Reading, int]]:
         """What is read, and over which connection."""
         if self.line is None:
-            self.line = self.redis.connect()
+            try:
+                self.line = self.redis.connect(Line(self.path))
+            except Broken:
+                yield seconds if self._clock.now < self.path.cut_until else 0.0
+                raise
             self.generation += 1
         line, generation = self.line, self.generation
         try:
@@ -59,7 +64,7 @@ class Poll:
             yield self.delay()
             self.redis.reach(line)
         except Broken:
-            yield seconds if line.silent else 0.0
+            yield seconds if line.silent or self.redis.is_cut(line) else 0.0
             self.redis.drop(line)
             if self.line is line:
                 self.line = None

@@ -1,18 +1,18 @@
-"""Authors and relays: the steps of the product's publisher and relay, one by one, so that anything may come between."""
+"""Authors and publishers: the steps of the product's publisher, one by one, so that anything may come between."""
 
 from __future__ import annotations
 
 from collections.abc import Generator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from configbus.publication import Verdict, judge
-from configbus.relay import LOOK_SECONDS, PAUSE_SECONDS, STAMP_SECONDS
+from configbus.publication import Verdict, is_lost, judge
 from configbus.wire import HEAD_FIELDS, Entry, Head, announcement, bookmark, entry_fields
-from simulator.postgres import instant
-from simulator.server import KEYS, Broken, Line
+from simulator.postgres import PostgresDown, instant
+from simulator.server import KEYS, Broken, Line, Path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from random import Random
 
     from configbus.store.releases import Published
@@ -28,15 +28,30 @@ BATCH = 2
 REPLAY_LIMIT = 4
 ATTEMPTS = 20
 
-NOT_A_HASH = {"not a hash": ""}
-
 
 class Stopped(Exception):
     """Somebody else's data is in the way, or a newer history."""
 
 
+class HistoryLost(Exception):
+    """Redis holds what Postgres has lost."""
+
+    def __init__(self, epoch: int, found_epoch: int) -> None:
+        super().__init__(epoch, found_epoch)
+        self.epoch = epoch
+        self.found_epoch = found_epoch
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The head as Redis has it: what compare-and-set compares, and the fields that are there."""
+
+    seen: str
+    fields: dict[str, str]
+
+
 class Publisher:
-    """One connection to Redis and the means to bring Redis up to Postgres, with a pause after each step."""
+    """One connection to Redis, one to Postgres, and the means to bring Redis up, with a pause after each step."""
 
     def __init__(
         self,
@@ -47,14 +62,24 @@ class Publisher:
         pause: Callable[[], float],
         script: Script,
     ) -> None:
-        self.postgres = postgres
         self.redis = redis
         self.line: Line | None = None
+        self.path = Path()
         self.stopped_until = 0.0
+        self.cut_from_postgres_until = 0.0
+        self.server = postgres
         self._clock = clock
         self._random = random
         self._pause = pause
         self._script = script
+
+    @property
+    def postgres(self) -> Postgres:
+        """Raises PostgresDown."""
+        now = self._clock.now
+        if now < self.cut_from_postgres_until or not self.server.answers(now):
+            raise PostgresDown
+        return self.server
 
     def pause(self) -> float:
         """Seconds to the next step; one that is to be stopped stops at any of its steps."""
@@ -64,7 +89,7 @@ class Publisher:
     def reach(self) -> None:
         """A new connection only where none was known to be open; Broken is told once for each that broke."""
         if self.line is None:
-            self.line = self.redis.connect()
+            self.line = self.redis.connect(Line(self.path))
         try:
             self.redis.reach(self.line)
         except Broken:
@@ -95,27 +120,28 @@ class Publisher:
         answer, found = yield from self._next(release)
         if answer == "published":
             return True
-        verdict, _ = judge(found, release.head)
+        verdict, _ = judge(found.fields, release.head)
         if verdict is Verdict.SUPERSEDED:
             raise Stopped(verdict.value)
-        return verdict is Verdict.DONE
+        return verdict in (Verdict.DONE, Verdict.AHEAD)
 
     def bring_up(self) -> Steps[Head]:
         for _ in range(ATTEMPTS):
-            truth = self.postgres.head
+            found = self.look()
             yield self.pause()
-            self.ask()
-            found = self._found()
+            truth, timeline = self.postgres.head, self.postgres.timeline
             yield self.pause()
-            verdict, head = judge(found, truth)
+            verdict, head = judge(found.fields, truth)
+            if is_lost(verdict, head, truth, timeline) and head is not None:
+                raise HistoryLost(truth.epoch, head.epoch)
             match verdict:
                 case Verdict.DONE:
                     return truth
                 case Verdict.REPLAY if head is not None and truth.revision - head.revision <= REPLAY_LIMIT:
                     if not (yield from self._replay(truth, head)):
-                        yield from self._lay_down(found)
+                        yield from self.lay_down(found)
                 case Verdict.REPLAY | Verdict.LAY_DOWN:
-                    yield from self._lay_down(found)
+                    yield from self.lay_down(found)
                 case _:
                     raise Stopped(verdict.value)
         raise Stopped("the head changes faster than it can be published to")
@@ -126,30 +152,41 @@ class Publisher:
             if answer == "damaged":
                 return False
             if answer != "published":
-                return judge(found, release.head)[0] is not Verdict.REPLAY
+                return judge(found.fields, release.head)[0] in (Verdict.DONE, Verdict.AHEAD)
         return True
 
-    def _next(self, release: Published) -> Steps[tuple[str, dict[str, str]]]:
+    def _next(self, release: Published) -> Steps[tuple[str, Found]]:
         head = release.head
         expected = f"{head.bus}:{head.epoch}:{head.revision - 1}:{release.prev}"
-        if head.position in self.postgres.large:
+        if head in self.server.record.large:
             message = bookmark(head, release.at)
         else:
             message = announcement(head, release.prev, release.at, release.entries)
         return (yield from self._run("next", expected, message, head, release.entries, []))
 
-    def _lay_down(self, found: Mapping[str, str]) -> Steps[None]:
-        state = self.postgres.newest()
+    def lay_down(self, found: Found) -> Steps[bool]:
+        """Replace everything, unless the head is not the one that was found any more."""
         yield self.pause()
+        state = self.postgres.newest()
+        if judge(found.fields, state.head)[0] in (Verdict.AHEAD, Verdict.DIVERGED, Verdict.SUPERSEDED):
+            return False
+        yield self.pause()
+        self.ask()
         names = {KEYS.block(entry.name) for entry in state.entries}
         stray = [key for key in self.redis.data if key.startswith(KEYS.block("")) and key not in names]
-        expected = "\n".join(found.get(field, "") for field in HEAD_FIELDS) if found != NOT_A_HASH else "not a hash"
         message = bookmark(state.head, instant(self._clock.now))
-        yield from self._run("full", expected, message, state.head, state.entries, stray)
+        answer, _ = yield from self._run("full", found.seen, message, state.head, state.entries, stray)
+        return answer == "published"
+
+    def rewrite(self, head: Head, entries: Iterable[Entry], found: Found) -> Steps[bool]:
+        """These blocks anew at the same position."""
+        message = bookmark(head, instant(self._clock.now))
+        answer, _ = yield from self._run("repair", found.seen, message, head, entries, [])
+        return answer == "published"
 
     def _run(
         self, mode: str, expected: str, message: str, head: Head, entries: Iterable[Entry], stray: list[str]
-    ) -> Steps[tuple[str, dict[str, str]]]:
+    ) -> Steps[tuple[str, Found]]:
         pairs = head.fields() | {"published_at": instant(self._clock.now)}
         arguments = [mode, expected, KEYS.channel, message, str(2 * len(pairs)), *_flat(pairs)]
         keys = [KEYS.head, KEYS.index]
@@ -159,11 +196,12 @@ class Publisher:
             keys.append(KEYS.block(entry.name))
         answer, *found = self.run(self._script, keys + stray, arguments)
         yield self.pause()
-        return answer, _head_fields(found)
+        return answer, _found(found)
 
-    def _found(self) -> dict[str, str]:
+    def look(self) -> Found:
+        self.ask()
         head = self.redis.data.get(KEYS.head, {})
-        return _head_fields([head.get(field, "") for field in HEAD_FIELDS]) if isinstance(head, dict) else NOT_A_HASH
+        return _found([head.get(field) for field in HEAD_FIELDS] if isinstance(head, dict) else [])
 
 
 def author(publisher: Publisher, release: Published, random: Random) -> Steps[None]:
@@ -174,58 +212,16 @@ def author(publisher: Publisher, release: Published, random: Random) -> Steps[No
     try:
         if not (yield from publisher.publish(release)):
             yield from publisher.bring_up()
-    except (Broken, Stopped):
+    except (Broken, PostgresDown, Stopped, HistoryLost):
         return
-
-
-class Relay:
-    """Looks at Postgres, brings Redis up, stamps its head, for ever."""
-
-    def __init__(self, clock: Clock, publisher: Publisher, stamp: Script) -> None:
-        self.publisher = publisher
-        self._clock = clock
-        self._stamp_script = stamp
-        self._published: Head | None = None
-
-    def run(self) -> Steps[None]:
-        stamp_at = 0.0
-        while True:
-            try:
-                if self.publisher.postgres.head != self._published:
-                    self._published = yield from self.publisher.bring_up()
-                if self._clock.now >= stamp_at:
-                    stamp_at = self._clock.now + STAMP_SECONDS
-                    yield self.publisher.pause()
-                    yield from self.stamp()
-            except Broken:
-                self._published = None
-            except Stopped:
-                yield PAUSE_SECONDS
-            yield LOOK_SECONDS
-
-    def read(self) -> Steps[tuple[int, Head]]:
-        """Redis' clock first, then Postgres."""
-        self.publisher.ask()
-        asof = self.publisher.redis.time
-        yield self.publisher.pause()
-        return asof, self.publisher.postgres.head
-
-    def stamp(self) -> Steps[None]:
-        """The stamp goes over the connection that the clock came from, or not at all."""
-        publisher = self.publisher
-        asof, head = yield from self.read()
-        yield publisher.pause()
-        message = bookmark(head, instant(self._clock.now))
-        arguments = [str(asof), head.bus, str(head.epoch), str(head.revision), head.state, KEYS.channel, message]
-        if publisher.run(self._stamp_script, [KEYS.head], arguments) != ["stamped"]:
-            self._published = None
 
 
 def _flat(pairs: Mapping[str, str]) -> list[str]:
     return [part for pair in pairs.items() for part in pair]
 
 
-def _head_fields(values: list[str]) -> dict[str, str]:
+def _found(values: Sequence[str | None]) -> Found:
     if len(values) != len(HEAD_FIELDS):
-        return NOT_A_HASH
-    return dict(zip(HEAD_FIELDS, values, strict=True)) if any(values) else {}
+        return Found("not a hash", {"head": "not a hash"})
+    present = {field: value for field, value in zip(HEAD_FIELDS, values, strict=True) if value is not None}
+    return Found("\n".join(value or "" for value in values), present)

@@ -18,6 +18,7 @@ Script: TypeAlias = Callable[[Data, Sequence[str], Sequence[str]], Answer]
 
 
 def publish(data: Data, keys: Sequence[str], arguments: Sequence[str]) -> Answer:
+    """TypeError where a hash is to be written and something else is there: what was done before that stays done."""
     mode, expected, _, message, count = arguments[:5]
     head = data.get(keys[0], {})
     found = [head.get(field, "") for field in HEAD_FIELDS] if isinstance(head, dict) else ["not a hash"]

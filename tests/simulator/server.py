@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -27,19 +29,28 @@ class WrongType(Exception):
     """A hash was asked for, and the key holds something else."""
 
 
+@dataclass(slots=True)
+class Path:
+    """The way of one client to Redis. While it is cut nothing passes; what was on its way is lost, or `held` back."""
+
+    cut_until: float = 0.0
+    holds: bool = False
+
+
 class Line:
     """A connection as its client has it. A silent one swallows everything, and neither side is told."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: Path) -> None:
         self.alive = True
         self.silent = False
+        self.path = path
 
 
 class Push(Line):
     """A connection that messages come over; `notify` is called when something is there to be read."""
 
-    def __init__(self, notify: Callable[[], None]) -> None:
-        super().__init__()
+    def __init__(self, path: Path, notify: Callable[[], None]) -> None:
+        super().__init__(path)
         self.queue: deque[Event] = deque()
         self.last_arrival = 0.0
         self._notify = notify
@@ -59,7 +70,7 @@ class Redis:
 
     def __init__(self, clock: Clock, network: Network) -> None:
         self.data: Data = {}
-        self.up = True
+        self.down_until = 0.0
         self.hung_until = 0.0
         self.offset = 1_735_689_600_000_000
         self._clock = clock
@@ -73,10 +84,13 @@ class Redis:
         """TIME, in microseconds."""
         return int(self._clock.now * 1_000_000) + self.offset
 
-    def connect(self, line: Line | None = None) -> Line:
-        if not self.up:
+    @property
+    def up(self) -> bool:
+        return self._clock.now >= self.down_until
+
+    def connect(self, line: Line) -> Line:
+        if not self.up or self.is_cut(line):
             raise Broken("connection refused")
-        line = line or Line()
         self._lines.append(line)
         return line
 
@@ -87,8 +101,11 @@ class Redis:
 
     def reach(self, line: Line) -> None:
         """Nothing, if a command sent over this connection now would be received."""
-        if not line.alive or line.silent or not self.up:
+        if not line.alive or line.silent or not self.up or self.is_cut(line):
             raise Broken("connection lost")
+
+    def is_cut(self, line: Line) -> bool:
+        return self._clock.now < line.path.cut_until
 
     def drop(self, line: Line) -> None:
         """Break a connection; its client sees it at the next use."""
@@ -108,14 +125,14 @@ class Redis:
     def subscribe(self, push: Push) -> None:
         if hangs := self.hangs:
             self._clock.after(hangs, lambda: self.subscribe(push))
-        elif push.alive and self.up:
+        elif push.alive and self.up and not self.is_cut(push):
             self._subscribers.append(push)
             self._network.carry(push, Subscribed(), whole=True)
 
     def ping(self, push: Push) -> None:
         if hangs := self.hangs:
             self._clock.after(hangs, lambda: self.ping(push))
-        elif push.alive and self.up:
+        elif push.alive and self.up and not self.is_cut(push):
             self._network.carry(push, Pong(), whole=True)
 
     def hash(self, key: str) -> dict[str, str]:
@@ -134,15 +151,19 @@ class Redis:
 
     def _run_late(self, incarnation: int, script: Script, keys: Sequence[str], arguments: Sequence[str]) -> None:
         if incarnation == self._incarnation:
-            self._run(script, keys, arguments)
+            with suppress(Broken):
+                self._run(script, keys, arguments)
 
     def _run(self, script: Script, keys: Sequence[str], arguments: Sequence[str]) -> list[str]:
-        answer, messages = script(self.data, keys, arguments)
+        try:
+            answer, messages = script(self.data, keys, arguments)
+        except TypeError as wrong:
+            raise Broken(str(wrong)) from wrong
         for message in messages:
             self.publish(message.encode())
         return answer
 
     def publish(self, data: bytes) -> None:
         for push in self._subscribers:
-            if not push.silent:
+            if not push.silent and (push.path.holds or not self.is_cut(push)):
                 self._network.carry(push, Arrived(data))

@@ -133,8 +133,8 @@ def test_what_differs_is_named_field_by_field() -> None:
     index["unknown"] = "1:" + "0" * 32
     found = list(differences(history.head, entries, head | {"check": "0"}, index, blocks))
     assert found[:2] == [
-        Difference("head", "check", "0", history.head.check),
-        Difference("index", "unknown", index["unknown"], None),
+        Difference("@head", "check", "0", history.head.check),
+        Difference("@index", "unknown", index["unknown"], None),
     ]
     of_trading = [difference for difference in found if difference.where == "trading"]
     assert of_trading == [

@@ -19,7 +19,7 @@ NEW = (
     "drift(text)",
     "capture_block(text, text, boolean, {schema}.environment, text, uuid)",
     "newest(text)",
-    "raise_epoch(text, bigint, bigint, text)",
+    "raise_epoch(text, bigint, bigint, bigint, text)",
     "lock_environment(text)",
     "ring(text)",
     "server()",
@@ -35,6 +35,7 @@ def downgrade() -> None:
     before = Path(__file__).with_name("0002_authoring.sql").read_text(encoding="utf8")
     (capture,) = re.findall(r"CREATE OR REPLACE FUNCTION {schema}\.capture\(.*?\nEND \$\$;", before, re.DOTALL)
     _run(capture)
+    _run("GRANT EXECUTE ON FUNCTION {schema}.capture() TO PUBLIC")
     for function in NEW:
         _run(f"DROP FUNCTION {{schema}}.{function}")
 

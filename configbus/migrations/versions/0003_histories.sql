@@ -38,19 +38,24 @@ BEGIN
     RETURN place;
 END $$;
 
--- Begins a new history above everything named, unless somebody did since `expected` was read; returns the epoch.
-CREATE FUNCTION {schema}.raise_epoch(of text, expected bigint, above bigint, why text) RETURNS bigint
+-- Begins a new history above everything named; returns the epoch. Nothing is done where it is another one than when
+-- `expected` was read, or another release was made since `newest`.
+CREATE FUNCTION {schema}.raise_epoch(of text, expected bigint, newest bigint, above bigint, why text) RETURNS bigint
 LANGUAGE plpgsql AS $$
 DECLARE
     place {schema}.environment;
     raised bigint;
 BEGIN
     SELECT * INTO STRICT place FROM {schema}.environment WHERE name = of FOR NO KEY UPDATE;
-    IF place.epoch <> expected THEN
+    IF place.epoch <> expected OR place.revision <> newest THEN
         RETURN place.epoch;
     END IF;
     raised := greatest(floor(extract(epoch FROM clock_timestamp()))::bigint, place.epoch / 1000 + 1, above / 1000 + 1)
               * 1000 + {schema}.timeline();
+    IF raised > 999999999999999 THEN
+        RAISE EXCEPTION 'no epoch lies above %: whatever named it is damaged', above
+            USING ERRCODE = 'numeric_value_out_of_range';
+    END IF;
     UPDATE {schema}.environment SET epoch = raised, system = {schema}.server() WHERE name = of;
     INSERT INTO {schema}.config_audit_log (config_table, config_id, environment, key, action, old_values, new_values,
                                            changed_fields, reason, performed_by, source_ip, user_agent)
@@ -156,7 +161,10 @@ BEGIN
     FOR subject IN
         SELECT DISTINCT c.relname, string_to_array(encode(t.tgargs, 'escape'), '\000') AS arguments
         FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid
-        WHERE t.tgfoid = '{schema}.capture'::regproc ORDER BY c.relname
+        WHERE t.tgfoid = '{schema}.capture'::regproc AND t.tgname = 'capture_insert'
+            AND c.relnamespace = '{schema}'::regnamespace
+            AND c.relname = split_part(encode(t.tgargs, 'escape'), '\000', 1) || '_config'
+        ORDER BY c.relname
     LOOP
         RETURN QUERY EXECUTE format(
             'SELECT %L::text, %L::text, %L::boolean, coalesce(a.key, b.key), coalesce(a.id, (b.envelope ->> ''@id'')::uuid,'
@@ -174,15 +182,16 @@ BEGIN
     END LOOP;
 END $$;
 
--- Releases what was changed behind the triggers; returns the names of the blocks. A singleton without an active row
--- cannot be released and is left to be mended.
+-- Releases what was changed behind the triggers, at most 500 blocks at once; returns their names. A singleton without
+-- an active row cannot be released and is left to be mended.
 CREATE FUNCTION {schema}.capture_drift(of text) RETURNS SETOF text LANGUAGE plpgsql SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     subject record;
 BEGIN
-    PERFORM set_config('configbus.reason', 'outside triggers', true), set_config('configbus.source', 'drift', true);
-    FOR subject IN SELECT * FROM {schema}.drift(of) AS found WHERE found.keyed OR found.live IS NOT NULL LOOP
+    PERFORM set_config('configbus.reason', 'outside triggers', true), set_config('configbus.source', 'drift', true),
+            set_config('configbus.actor', 'database:' || session_user, true);
+    FOR subject IN SELECT * FROM {schema}.drift(of) AS found WHERE found.keyed OR found.live IS NOT NULL LIMIT 500 LOOP
         IF {schema}.capture_block(subject.config_table, subject.domain, subject.keyed, {schema}.lock_environment(of),
                                   subject.key, subject.row_id) THEN
             INSERT INTO {schema}.config_audit_log (config_table, config_id, environment, key, action, old_values,
@@ -194,3 +203,6 @@ BEGIN
         END IF;
     END LOOP;
 END $$;
+
+-- Who could put the capture on a table of his own would have its rows believed.
+REVOKE EXECUTE ON FUNCTION {schema}.capture(), {schema}.capture_drift(text) FROM PUBLIC;

@@ -1,0 +1,143 @@
+"""Relays: the steps of the product's relay and of its repair, one by one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from configbus.publication import Verdict, differences, judge
+from configbus.relay import COMPARE_SECONDS, LOOK_SECONDS, PAUSE_SECONDS, RAISES, STAMP_SECONDS
+from configbus.wire import bookmark
+from simulator.postgres import PostgresDown, instant
+from simulator.publishers import HistoryLost, Publisher, Steps, Stopped
+from simulator.server import KEYS, Broken
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from configbus.publication import Difference
+    from configbus.store.releases import FullState
+    from configbus.wire import Head
+    from simulator.clock import Clock
+    from simulator.scripts import Script
+
+
+class Relay:
+    """Looks at Postgres, brings Redis up, stamps its head, compares and repairs, for ever or until it is ended."""
+
+    def __init__(self, clock: Clock, publisher: Publisher, stamp: Script, tell: Callable[..., None]) -> None:
+        self.publisher = publisher
+        self.ended = False
+        self._clock = clock
+        self._stamp_script = stamp
+        self._tell = tell
+        self._published: Head | None = None
+        self._state: FullState | None = None
+        self._raised = 0
+
+    def run(self) -> Steps[None]:
+        while not self.ended:
+            try:
+                yield from self._serve()
+            except (PostgresDown, Stopped, Broken):
+                yield PAUSE_SECONDS
+
+    def _serve(self) -> Steps[None]:
+        stamp_at = compare_at = 0.0
+        while not self.ended:
+            try:
+                yield from self._look()
+                if self._clock.now >= stamp_at:
+                    stamp_at = self._clock.now + STAMP_SECONDS
+                    yield self.publisher.pause()
+                    yield from self.stamp()
+                if self._clock.now >= compare_at:
+                    yield self.publisher.pause()
+                    yield from self.repair()
+                    compare_at = self._clock.now + COMPARE_SECONDS
+            except Broken:
+                self._published = None
+            yield LOOK_SECONDS
+
+    def _look(self) -> Steps[None]:
+        if self.publisher.postgres.head != self._published:
+            try:
+                self._published = yield from self.publisher.bring_up()
+            except HistoryLost as lost:
+                self.begin_epoch(lost)
+
+    def begin_epoch(self, lost: HistoryLost) -> None:
+        if self._raised >= RAISES:
+            raise Stopped("too many new epochs")
+        if self.publisher.postgres.raise_epoch(self._clock.now, lost.epoch, lost.found_epoch):
+            self._tell("relay", "epoch raised", self.publisher.postgres.head.position)
+        self._raised += 1
+
+    def read(self) -> Steps[tuple[int, dict[str, str], Head]]:
+        """Redis' clock and head first, then Postgres."""
+        self.publisher.ask()
+        asof = self.publisher.redis.time
+        found = self.publisher.look()
+        yield self.publisher.pause()
+        return asof, found.fields, self.publisher.postgres.head
+
+    def is_own(self, found: dict[str, str], head: Head) -> bool:
+        """Whether what is in Redis is what Postgres holds, or behind it, and perhaps no more when the script runs:
+        nothing else is stamped.
+        """
+        return judge(found, head)[0] in (Verdict.DONE, Verdict.REPLAY)
+
+    def stamp(self) -> Steps[None]:
+        """The stamp goes over the connection that the clock came from, or not at all."""
+        publisher = self.publisher
+        asof, found, head = yield from self.read()
+        yield publisher.pause()
+        if not self.is_own(found, head):
+            self._published = None
+            return
+        message = bookmark(head, instant(self._clock.now))
+        arguments = [str(asof), head.bus, str(head.epoch), str(head.revision), head.state, KEYS.channel, message]
+        if publisher.run(self._stamp_script, [KEYS.head], arguments) != ["stamped"]:
+            self._published = None
+
+    def repair(self) -> Steps[None]:
+        publisher = self.publisher
+        found = publisher.look()
+        yield publisher.pause()
+        state = yield from self._newest()
+        wrong = yield from self._compare(state)
+        if not wrong:
+            return
+        entries = {entry.name: entry for entry in state.entries}
+        damaged = [entries[name] for name in dict.fromkeys(difference.where for difference in wrong) if name in entries]
+        if any(difference.where not in entries for difference in wrong):
+            done = yield from publisher.lay_down(found)
+        else:
+            done = yield from publisher.rewrite(state.head, damaged, found)
+        if done:
+            self._tell("relay", "repaired", [f"{difference.where} {difference.field}" for difference in wrong])
+
+    def _newest(self) -> Steps[FullState]:
+        """What holds in Postgres, read again only after a release."""
+        head = self.publisher.postgres.head
+        if self._state is None or self._state.head != head:
+            yield self.publisher.pause()
+            self._state = self.publisher.postgres.newest()
+        return self._state
+
+    def _compare(self, state: FullState) -> Steps[list[Difference]]:
+        publisher, entries = self.publisher, {entry.name: entry for entry in state.entries}
+        if judge(publisher.look().fields, state.head)[0] is not Verdict.DONE:
+            return []
+        yield publisher.pause()
+        publisher.ask()
+        blocks = {name: self._fields(KEYS.block(name)) for name in entries}
+        yield publisher.pause()
+        publisher.ask()
+        index, head = self._fields(KEYS.index), self._fields(KEYS.head)
+        if judge(head, state.head)[0] is not Verdict.DONE:
+            return []
+        return list(differences(state.head, entries, head, index, blocks))
+
+    def _fields(self, key: str) -> dict[str, str]:
+        found = self.publisher.redis.data.get(key, {})
+        return dict(found) if isinstance(found, dict) else {"": "not a hash"}
