@@ -34,6 +34,10 @@ if mode == 'next' then
             return {'damaged', unpack(found)}
         end
     end
+    -- An index that is gone would come back with these blocks alone, and hide that the others are missing.
+    if (found[5] or '0') ~= '' and (found[5] or '0') ~= '0' and redis.call('EXISTS', KEYS[2]) == 0 then
+        return {'damaged', unpack(found)}
+    end
 else
     seen = table.concat(found, '\n')
 end

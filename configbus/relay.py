@@ -173,10 +173,12 @@ class Relay:
                 exc_info=refusal.error,
             )
         self._judged = {entry.mark for entry in entries}
-        for where in dict.fromkeys(difference.where for difference in wrong):
-            fields = ", ".join(difference.field for difference in wrong if difference.where == where)
+        for where in dict.fromkeys(difference.where for difference in wrong or ()):
+            fields = ", ".join(difference.field for difference in wrong or () if difference.where == where)
             log.warning("redis_repaired", environment=self._keys.environment, where=where, fields=fields)
         ended = time.monotonic()
+        if wrong is None:
+            return ended + LOOK_SECONDS
         return max(
             started + min(max((ended - started) / COMPARE_SHARE, COMPARE_SECONDS), COMPARE_AT_LEAST_SECONDS), ended
         )

@@ -47,21 +47,24 @@ class Repair:
 
         Raises Unavailable.
         """
-        return self._compare(self.state(connection))
+        return self._compare(self.state(connection)) or []
 
-    def _compare(self, state: FullState) -> list[Difference]:
+    def _compare(self, state: FullState) -> list[Difference] | None:
+        """None where Redis does not stand where this state does."""
         entries = {entry.name: entry for entry in state.entries}
         head, index, blocks = self._read(list(entries))
         if judge(head, state.head)[0] is not Verdict.DONE:
-            return []
+            return None
         return list(differences(state.head, entries, head, index, blocks))
 
-    def repair(self, connection: Connection) -> list[Difference]:
-        """Put right what differs in Redis, record it in the audit log, and return what it was."""
+    def repair(self, connection: Connection) -> list[Difference] | None:
+        """Put right what differs in Redis, record it in the audit log, and return what it was; None where a release
+        came in between: then it is to be tried again soon.
+        """
         state, found = self.state(connection), self._publisher.look()
         wrong = self._compare(state)
         if not wrong:
-            return []
+            return wrong
         entries = {entry.name: entry for entry in state.entries}
         damaged = [entries[name] for name in dict.fromkeys(difference.where for difference in wrong) if name in entries]
         whole = any(difference.where not in entries for difference in wrong)
@@ -70,7 +73,7 @@ class Repair:
         else:
             done = self._publisher.rewrite(state.head, damaged, found)
         if not done:
-            return []
+            return None
         now = time.monotonic()
         due = [each for each in wrong if now - self._recorded.get(each.where, -RECORD_SECONDS) >= RECORD_SECONDS]
         self._recorded |= {each.where: now for each in due}

@@ -129,6 +129,9 @@ def _check_states(commits: Sequence[Commit], life: Life) -> str | None:
 def _check_calls(_commits: Sequence[Commit], life: Life) -> str | None:
     running: dict[str, Call] = {}
     newest: dict[tuple[str, str], int] = {}
+    lowered: dict[tuple[str, str], int] = {}
+    pairs = pairwise(adoption for adoption in life.adoptions if adoption.origin != "layers")
+    epochs = [later.at for earlier, later in pairs if later.position.epoch > earlier.position.epoch]
     for call in life.calls:
         if not call.enter:
             if running.pop(call.subscription, None) is None:
@@ -139,6 +142,10 @@ def _check_calls(_commits: Sequence[Commit], life: Life) -> str | None:
         running[call.subscription] = call
         one = (call.subscription, call.block)
         if call.revision < newest.get(one, 0):
+            begun = sum(at <= call.at for at in epochs)
+            if lowered.get(one, 0) < begun:  # revisions may begin lower in a new history, once
+                lowered[one], newest[one] = begun, call.revision
+                continue
             return f"{call.subscription!r} is told of {call.block} at {newest[one]}, then at {call.revision}"
         newest[one] = call.revision
     return None

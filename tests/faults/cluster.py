@@ -20,15 +20,15 @@ from configbus import wire
 from configbus.link import Link, reading_commands, reading_of
 from configbus.reads import now
 from faults.checker import check, delays
-from faults.history import read_active, read_commits, read_life
+from faults.history import read_active, read_commits, read_life, with_lost
 from faults.load import Load, by_author, by_sql
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from configbus.embedded import EmbeddedPostgres, EmbeddedValkey
     from faults.checker import Times
-    from faults.history import Life
+    from faults.history import Commit, Life
 
 KEYS = wire.Keys("configbus", "production")
 TESTS = Path(__file__).parents[1]
@@ -135,12 +135,12 @@ class Cluster:
         return relay
 
     def start_workers(
-        self, *, redis_url: str = "", each: int = 5, apart: int = 0, ready: bool = True, **more: str
+        self, *, redis_url: str = "", each: int = 5, apart: int = 0, ready: bool = True, prefix: str = "", **more: str
     ) -> None:
         """A process with so many workers for each driver, and so many of each driver with a process to itself."""
-        groups = [("thread", [f"thread{number}" for number in range(each)])]
-        groups += [("asyncio", [f"asyncio{number}" for number in range(each)])]
-        groups += [(driver, [f"{driver}-apart{number}"]) for driver in ("thread", "asyncio") for number in range(apart)]
+        drivers = ("thread", "asyncio")
+        groups = [(driver, [f"{prefix}{driver}{number}" for number in range(each)]) for driver in drivers]
+        groups += [(driver, [f"{prefix}{driver}-apart{number}"]) for driver in drivers for number in range(apart)]
         environ = self._environ(
             CONFIGBUS_REDIS_URL=redis_url or self.valkey.url, HISTORY_DIRECTORY=str(self.directory), **more
         )
@@ -204,8 +204,19 @@ class Cluster:
             until(lambda worker=worker, before=before: len(worker.said) > before, seconds + 5)  # type: ignore[misc]  # mypy infers no default of a lambda
             assert worker.said[-1] == "settled", f"{worker.name} at revision {revision}: {worker.said[-1]}"
 
-    def finish(self, limit: float, settle_seconds: float = 10.0) -> Times:
-        """End everything, judge all that was written down, and return how long it took to be current again."""
+    def end_workers(self) -> list[Life]:
+        """End all workers, which are forgotten then; what they wrote down."""
+        for worker in self.workers:
+            worker.end()
+            self._check_log(worker)
+        lives, self.workers, self._lives = self.lives(), [], []
+        return lives
+
+    def finish(self, limit: float, settle_seconds: float = 10.0, lost: Iterable[Commit] = ()) -> Times:
+        """End everything, judge all that was written down, and return how long it took to be current again.
+
+        `lost` are releases that workers may have seen, and that Postgres does not hold any more.
+        """
         self.settle(settle_seconds)
         for worker in self.workers:
             worker.end()
@@ -216,7 +227,9 @@ class Cluster:
         if fault := redis_fault(self.valkey.url):
             raise AssertionError(f"Redis holds what does not fit together: {fault}")
         commits = read_commits(self.database_url)
-        assert [commit.position.revision for commit in commits] == list(range(1, len(commits) + 1))
+        revisions = sorted({commit.position.revision for commit in commits})
+        assert revisions == list(range(1, revisions[-1] + 1))
+        commits = with_lost(commits, lost)
         assert commits[-1].values == read_active(self.database_url)
         return check(commits, self.lives(), self.heals, limit, self.hurts)
 

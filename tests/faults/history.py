@@ -14,6 +14,7 @@ from configbus.reads import now
 from configbus.wire import Position
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from configbus.block import Block
@@ -27,6 +28,10 @@ RELEASES = "SELECT revision, epoch, released_at FROM configbus.release WHERE env
 CONTENTS = (
     "SELECT revision, name, content::text FROM configbus.release_block"
     " WHERE environment = 'production' AND name = ANY(%s) ORDER BY revision"
+)
+RAISES = (
+    "SELECT (new_values ->> 'epoch')::bigint, performed_at FROM configbus.config_audit_log"
+    " WHERE environment = 'production' AND action = 'epoch' ORDER BY 1"
 )
 ACTIVE = "SELECT configbus.content(t)::text FROM configbus.{}_config AS t WHERE status = 'active'"
 
@@ -116,10 +121,13 @@ def read_life(path: Path) -> Life:
 
 
 def read_commits(database_url: str) -> list[Commit]:
-    """Every release of Postgres, in order, with its instant on the clock of the workers."""
+    """Every release of Postgres, and every epoch begun by hand or by a relay, in order; instants are on the clock of
+    the workers.
+    """
     with psycopg.connect(database_url) as connection:
         releases = connection.execute(RELEASES).fetchall()
         contents = connection.execute(CONTENTS, [list(MODELS)]).fetchall()
+        raises = connection.execute(RAISES).fetchall()
     offset = time.time() - now()
     by_revision: dict[int, Values] = {}
     for revision, name, content in contents:
@@ -129,7 +137,17 @@ def read_commits(database_url: str) -> list[Commit]:
         before = commits[-1].values if commits else {}
         values = before | by_revision.get(revision, {})
         commits.append(Commit(released_at.timestamp() - offset, Position(epoch, revision), values))
-    return commits
+    for epoch, raised_at in raises:
+        last = [commit for commit in commits if commit.position.epoch < epoch][-1]
+        place = Position(epoch, last.position.revision)
+        commits.append(Commit(raised_at.timestamp() - offset, place, last.values))
+    return sorted(commits, key=lambda commit: commit.position)
+
+
+def with_lost(commits: Iterable[Commit], lost: Iterable[Commit]) -> list[Commit]:
+    """Both in order: a release that Postgres lost is what workers saw at its position."""
+    known = {commit.position: commit for commit in [*commits, *lost]}
+    return [known[position] for position in sorted(known)]
 
 
 def read_active(database_url: str) -> Values:

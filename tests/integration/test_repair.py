@@ -250,7 +250,7 @@ def test_many_blocks_are_compared_in_parts(published: Settings, client: Any, mon
         assert repair.compare(connection) == []
         client.hset(KEYS.block("api"), "stray", "1")
         client.hset(KEYS.block("trading"), "stray", "1")
-        assert [(each.where, each.field) for each in repair.repair(connection)] == [
+        assert [(each.where, each.field) for each in repair.repair(connection) or ()] == [
             ("api", "stray"),
             ("trading", "stray"),
         ]

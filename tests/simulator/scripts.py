@@ -25,6 +25,8 @@ def publish(data: Data, keys: Sequence[str], arguments: Sequence[str]) -> Answer
     if mode == "next":
         if any(isinstance(data.get(key), str) for key in keys):
             return ["damaged", *found], []
+        if len(found) > 1 and found[4] not in ("", "0") and keys[1] not in data:
+            return ["damaged", *found], []
         seen = ":".join((found[0], found[3], found[4], found[5]))
     else:
         seen = "\n".join(found)

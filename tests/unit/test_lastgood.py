@@ -27,7 +27,8 @@ TEXT = to_text(kept(), WHERE)
 
 def test_what_was_written_is_read() -> None:
     assert from_text(TEXT, WHERE) == kept()
-    assert from_text(TEXT, WHERE).in_force["trading"].mark == kept().good["trading"].mark
+    assert from_text(TEXT, WHERE).in_force["trading"] == kept().good["trading"]
+    assert "risk" not in replace(kept(), good={"risk": None}).in_force
 
 
 def test_any_changed_byte_is_noticed() -> None:
@@ -52,7 +53,7 @@ def test_half_a_file_is_noticed(length: int) -> None:
         (TEXT + "more", "checksum"),
         (to_text(kept(), "configbus:{staging}:"), "is of 'configbus:{staging}:'"),
         (to_text(replace(kept(), index={}), WHERE), "does not add up"),
-        (to_text(replace(kept(), entries={**kept().entries, **kept().good}), WHERE), "trading that does not fit"),
+        (to_text(replace(kept(), entries=kept().in_force), WHERE), "trading that does not fit"),
         (to_text(replace(kept(), index={**kept().index, "risk": Mark(1, "f" * 32)}), WHERE), "does not add up"),
     ],
 )
