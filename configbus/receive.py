@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from configbus.snapshot import Origin, Selection, Snapshot
 
 LOAD_ATTEMPTS = 5
+NEVER = float("-inf")
 STORE_SECONDS = 1.0
 """Pause between two attempts to start from Postgres."""
 
@@ -253,7 +254,8 @@ class Receiver:
         self.received = self._base = self.last_good = None
         self._good = {}
         if self.snapshot is not None:
-            self.snapshot = on_layers(self.catalogue, self.selection)
+            self.snapshot, self.vouched = on_layers(self.catalogue, self.selection), NEVER
+            yield from self._do(Vouch(NEVER))
         yield from self._report(
             "error", "snapshot_refused", reason=f"it is of bus {kept}, and the servers are of {head.bus}"
         )
