@@ -125,6 +125,7 @@ def run_threads(names: list[str]) -> None:
     sampler.join()
     for worker in workers:
         worker.journal.sample(worker)
+    for worker in workers:
         worker.close()
     until = now() + 2.0
     while threading.active_count() > threads and now() < until:
@@ -181,6 +182,7 @@ async def run_tasks(names: list[str]) -> None:
         await sampler
     for worker in workers:
         worker.journal.sample(worker)
+    for worker in workers:
         await worker.close()
     await asyncio.sleep(0)
     journals = len(workers)
