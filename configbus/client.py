@@ -209,6 +209,7 @@ class ConfigBus(Reads):
     def _sleep_in_child(self) -> None:
         """Threads are gone, locks may be held for ever, connections are the parent's: do nothing until it is used."""
         if self._sleeps:
+            self._asleep = threading.RLock()
             return
         for connection in (self._push, self._poll, self._wake, self._waker):
             connection.close()
