@@ -33,7 +33,7 @@ WORDS: dict[type[BaseException], str] = {
 FILES = {"ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile"}
 LOGIN = {"host", "port", "path", "username", "password", "client_name", "lib_name", "lib_version"}
 URL_OPTIONS = FILES | LOGIN | {"ssl_ca_data", "ssl_cert_reqs", "ssl_ciphers", "ssl_password"}
-URL_OPTIONS |= {"decode_responses", "encoding"}  # which `options` overrules
+URL_OPTIONS |= {"decode_responses", "encoding", "protocol"}  # which `options` overrules
 URL_OPTIONS |= redis.connection.URL_QUERY_ARGUMENT_PARSERS.keys() - {"retry_on_error"}
 """Those that a text can stand for; others are objects of Python, and end in a TypeError far from here."""
 BAD_URL = (

@@ -282,9 +282,9 @@ class Receiver:
             else:
                 self.snapshot = on_layers(self.catalogue, self.selection)
                 yield from self._report("error", "standing_on_defaults", reason=reason)
-            yield from self._do(Adopt(self.snapshot))
             if self.vouched is not None:
                 yield from self._do(Vouch(self.vouched))
+            yield from self._do(Adopt(self.snapshot))
         known = self.snapshot is not None and self.snapshot.origin in ("redis", "postgres")
         if self.has_store and not known and self.now >= self._ask_store_at:
             self._ask_store_at = self.now + STORE_SECONDS

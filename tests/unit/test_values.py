@@ -13,7 +13,7 @@ from typing import Any, Literal
 from uuid import UUID
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -524,11 +524,13 @@ NESTED = PLAIN | st.lists(PLAIN, max_size=3) | st.dictionaries(NAMES, PLAIN, max
 JSON = NESTED | st.lists(NESTED, max_size=3) | st.dictionaries(NAMES, NESTED, max_size=3)
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
 @given(document=st.dictionaries(st.sampled_from(["a", "b", "c"]), JSON))
 def test_any_document_is_taken_as_it_is(document: dict[str, Any]) -> None:
     assert put(document, "anything") == document
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
 @given(document=st.dictionaries(st.sampled_from(["a", "b", "c"]), JSON))
 def test_any_document_can_be_typed(document: dict[str, Any]) -> None:
     assert typed(json.dumps(document), "anything") == document
