@@ -35,7 +35,8 @@ if mode == 'next' then
         end
     end
     -- An index that is gone would come back with these blocks alone, and hide that the others are missing.
-    if (found[5] or '0') ~= '' and (found[5] or '0') ~= '0' and redis.call('EXISTS', KEYS[2]) == 0 then
+    local released = found[5] ~= nil and found[5] ~= '' and found[5] ~= '0'
+    if released and redis.call('EXISTS', KEYS[2]) == 0 then
         return {'damaged', unpack(found)}
     end
 else

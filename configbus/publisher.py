@@ -158,9 +158,7 @@ class Publisher:
         """The head as Redis has it now."""
         ((kind,), values, needs) = self.link.call(("TYPE", self.keys.head)), [], None
         if kind in (b"hash", b"none"):
-            values, (needs,) = self.link.call(
-                ("HMGET", self.keys.head, *HEAD_FIELDS), ("HMGET", self.keys.head, "needs")
-            )
+            ((*values, needs),) = self.link.call(("HMGET", self.keys.head, *HEAD_FIELDS, "needs"))
         return _found(values, needs)
 
     def _block_keys(self) -> list[bytes]:

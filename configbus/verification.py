@@ -60,13 +60,16 @@ def verify(settings: Settings, *, repair: bool) -> list[Finding]:
         with connection.begin():
             drift = find_drift(connection, place)
         findings = [finding for block in drift for finding in _of_drift(block, repaired=repair and not block.lost)]
-        findings += [replace(finding, repaired=repair) for finding in _of_redis(publisher, checker, connection)]
+        wrong = list(_of_redis(publisher, checker, connection))
         if repair:
             with connection.begin():
                 begin_authoring(connection, settings.actor, None, publishes=True)
                 capture_drift(connection, place)
             publisher.bring_up(connection)
             checker.repair(connection)
+            left = set(_of_redis(publisher, checker, connection))
+            wrong = [replace(finding, repaired=finding not in left) for finding in wrong]
+        findings += wrong
         findings += _of_models(checker.state(connection).entries, catalogue)
     return findings
 
