@@ -196,6 +196,23 @@ def test_a_held_block_may_show_older_content() -> None:
     check(commits(), [life], [HEAL], LIMIT)
 
 
+def new_history(*told: tuple[float, int]) -> tuple[list[Commit], list[Life]]:
+    """A database set back to revision 1 in a new epoch, and the callbacks that a worker gets from then on."""
+    begun = Commit(20.0, Position(EPOCH + 1, 1), values(1))
+    life = good()
+    life.adoptions[2] = Adoption(21.0, begun.position, "redis", (), begun.values)
+    life.samples[2] = replace(life.samples[2], position=begun.position)
+    life.calls[4:] = [call for at, revision in told for call in calls(at, revision)]
+    return [*commits()[:2], begun], [life]
+
+
+def test_callbacks_may_begin_lower_once_in_a_new_history() -> None:
+    check(*new_history((21.1, 1)), [HEAL], LIMIT)
+    for told in [(20.9, 1)], [(21.1, 1), (21.3, 2), (21.5, 1)]:
+        with pytest.raises(Broken, match="at 2, then at 1"):
+            check(*new_history(*told), [HEAL], LIMIT)
+
+
 def test_a_life_is_read_from_its_lines(tmp_path: Path) -> None:
     lines = [
         ["adoption", 1.0, EPOCH, 1, "redis", ["risk"], {"trading": {"bps": 1}}],

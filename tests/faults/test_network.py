@@ -5,20 +5,27 @@ from __future__ import annotations
 import random
 import signal
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pytest
+import redis
 from waiting import until
 
+from configbus.embedded import EmbeddedValkey
+from configbus.reads import now
 from faults.checker import CURRENT
 from faults.cluster import last_for, note_times
 from faults.proxy import Proxy
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from faults.cluster import Cluster
     from faults.proxy import Manner
 
 IDLE_SHARE = 0.05
 """Of a processor, for each worker that waits on a dead path."""
+REPLICA_GIVES_UP_SECONDS = 5
 
 
 @pytest.mark.parametrize(
@@ -98,3 +105,41 @@ def test_a14_a_bad_network_leaves_nothing_half_applied(bare_cluster: Cluster, ma
             cluster.healed()
         times = cluster.finish(limit=3.0)
     note_times("A14", f"network: {manner} for 4.5 s", 3.0, times)
+
+
+@pytest.mark.long
+def test_a14_workers_of_a_lagging_replica_say_so_and_follow_it(bare_cluster: Cluster, tmp_path: Path) -> None:
+    cluster = bare_cluster
+    cluster.start_relay()
+    with (
+        Proxy(cluster.valkey.url) as proxy,
+        EmbeddedValkey(tmp_path / "replica") as replica,
+        cluster.redis() as primary,
+    ):
+        follow(replica, cluster.valkey, proxy)
+        cluster.start_workers(redis_url=replica.url)
+        cluster.settle()
+        with cluster.load(480) as load:
+            load.reached(20)
+            proxy.manner = "delay"
+            load.reached(200)
+            proxy.manner = "pass"
+            cluster.healed()
+            load.reached(220)
+            cut = now()
+            proxy.silence()
+            until(lambda: primary.info("stats")["sync_partial_ok"] > 0, 10.0)
+            cluster.healed()
+        times = cluster.finish(limit=3.0)
+    for life in cluster.lives():
+        assert any(told.new == "stale" and cut < told.at < cluster.heals[-1] for told in life.told), life.worker
+    note_times("A14", "replica: 200 ms behind for 4.5 s, then cut off until its own time limit", 3.0, times)
+
+
+def follow(replica: EmbeddedValkey, primary: EmbeddedValkey, path: Proxy) -> None:
+    """Make a server the replica of another; return once it holds all of it."""
+    with redis.Redis.from_url(replica.url, decode_responses=True) as client:
+        client.config_set("masterauth", urlsplit(primary.url).password)
+        client.config_set("repl-timeout", REPLICA_GIVES_UP_SECONDS)
+        client.replicaof("127.0.0.1", path.port)
+        until(lambda: client.info("replication")["master_link_status"] == "up", 10.0)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from configbus.reads import Plan, Reads
 
 SAMPLE_SECONDS = 0.05
+VOUCHED_SECONDS = 2.0
+"""With looks each second no healthy worker's age goes beyond it; at 3 s it would be stale."""
 SLOW_SECONDS = 0.03
 DOMAINS = ("trading", "risk", "discovery")
 SUBSCRIPTIONS = ("*", "trading", "risk.drawdown_lookback_days")
@@ -64,10 +66,10 @@ class Journal:
         self.write("sample", at, str(state), snapshot.epoch, snapshot.revision)
 
     def is_settled(self, reads: Reads, revision: int) -> bool:
-        """Whether a worker stands at a revision, says so, and has told its application."""
+        """Whether a worker stands at a revision, will say so for a while, and has told its application."""
         snapshot = reads.snapshot
         told = all(snapshot.block(block) == seen for (_, block), seen in list(self.seen.items()))
-        return snapshot.revision == revision and str(reads.state) in ("live", "partial") and told
+        return snapshot.revision == revision and reads.age < VOUCHED_SECONDS and reads.origin == "redis" and told
 
 
 class Threaded(ConfigBus):
