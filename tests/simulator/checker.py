@@ -63,19 +63,19 @@ class _Shown:
 
     def __init__(self, history: History, life: Life) -> None:
         self.instants: list[float] = []
-        self._views: list[_View] = []
+        self.views: list[_View] = []
         before = life.base
         for at, snapshot in life.adoptions:
             truths, fault = truths_of(history, life, at, before, snapshot)
             if fault is not None:
                 _fail(history, life.name, at, fault)
             self.instants.append(at)
-            self._views.append(_View(snapshot, truths))
+            self.views.append(_View(snapshot, truths))
             before = snapshot
 
     def at(self, instant: float) -> _View | None:
         count = bisect_right(self.instants, instant)
-        return self._views[count - 1] if count else None
+        return self.views[count - 1] if count else None
 
 
 def _needless_epoch(history: History) -> str | None:
@@ -112,8 +112,8 @@ def _is_excused(history: History, view: _View, since: float, commit: Truth | Non
 
 def _untrue_vouch(history: History, life: Life, shown: _Shown) -> str | None:
     commits = _commits(history)
-    for at, since in life.vouches:
-        view = shown.at(at)
+    for at, since, adoptions in life.vouches:
+        view = shown.views[adoptions - 1] if adoptions else shown.at(at)
         if view is None:
             return f"at {at:.4f} it is vouched to be complete, and shows nothing"
         for commit in commits:
@@ -131,7 +131,7 @@ def _untrue_state(history: History, life: Life, shown: _Shown) -> str | None:
     """LIVE or PARTIAL at an instant when something committed more than 3 s before was not there."""
     commits = _commits(history)
     vouches = _Vouches(life)
-    instants = sorted({*shown.instants, *(at for at, _ in life.vouches), min(life.end, history.end)})
+    instants = sorted({*shown.instants, *(vouched.at for vouched in life.vouches), min(life.end, history.end)})
     for begin, end in pairwise(instants):
         view, vouched = shown.at(begin), vouches.at(begin)
         if view is None or vouched is None:
@@ -161,7 +161,7 @@ def _unfinished(history: History, life: Life, shown: _Shown) -> str | None:
         return f"it stands at {stands} after the faults, Postgres at {truth and truth.head.position}"
     vouches = _Vouches(life)
     sure = history.quiet + SURE_SECONDS
-    times = (*shown.instants, *(at for at, _ in life.vouches))
+    times = (*shown.instants, *(vouched.at for vouched in life.vouches))
     for begin, end in pairwise(sorted({sure, *(at for at in times if at > sure), history.end})):
         view = shown.at(begin)
         state = state_of(view.snapshot if view else None, vouches.at(begin), end - SLACK_SECONDS)
@@ -179,7 +179,7 @@ class _Vouches:
         self._instants: list[float] = []
         self._since: list[float] = []
         newest = -math.inf
-        for at, since in life.vouches:
+        for at, since, _ in life.vouches:
             newest = max(newest, since)
             self._instants.append(at)
             self._since.append(newest)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from configbus import protocol
 from configbus.protocol import DONE, Done, Event, Failed
+from simulator.history import Vouched
 from simulator.server import Broken, Push
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ class Driver:
             case protocol.Receive(until):
                 return self._receive(until)
             case protocol.Vouch(since):
-                self.life.vouches.append((self._clock.now, since))
+                self.life.vouches.append(Vouched(self._clock.now, since, len(self.life.adoptions)))
                 self._disk.vouch(since)
                 self._tell("vouch", since)
             case protocol.Adopt(snapshot):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from configbus.snapshot import Snapshot
 
@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from simulator.postgres import Record, Truth
 
 SHOWN = 40
+
+
+class Vouched(NamedTuple):
+    """When a worker was told, the instant up to which its copy is complete, and how often it had adopted by then."""
+
+    at: float
+    since: float
+    adoptions: int
 
 
 @dataclass(slots=True)
@@ -33,8 +41,7 @@ class Life:
     adoptions: list[tuple[float, Snapshot]] = field(default_factory=list)
     kept: list[tuple[float, Snapshot, LastGood]] = field(default_factory=list)
     """When something was kept for the next start, what was shown then, and what was kept."""
-    vouches: list[tuple[float, float]] = field(default_factory=list)
-    """When the worker was told, and the instant up to which its copy is complete."""
+    vouches: list[Vouched] = field(default_factory=list)
     asked: list[float] = field(default_factory=list)
     """When a refresh was asked for; the first has ticket 1."""
     answers: list[tuple[int, str | None, float]] = field(default_factory=list)
