@@ -51,14 +51,17 @@ def judge(found: Mapping[str, str], truth: Head) -> tuple[Verdict, Head | None]:
     return (Verdict.DONE if head.state == truth.state else Verdict.DIVERGED), head
 
 
-def is_lost(verdict: Verdict, head: Head | None, truth: Head, timeline: int) -> bool:
+def is_lost(verdict: Verdict, head: Head | None, truth: Head, timeline: int, then: str) -> bool:
     """Whether Postgres has lost what Redis holds, given that Redis was read first: it was set back, or its epoch was.
+    `then` is the state that Postgres had at the revision of the head.
 
     An epoch of this very server that is above Postgres' own, and of no later timeline, is one that got lost;
     any other higher epoch is that of a primary which has taken over.
     """
     if verdict is Verdict.SUPERSEDED and head is not None:
         return head.system == truth.system and head.epoch % 1000 <= timeline
+    if verdict is Verdict.REPLAY and head is not None:
+        return head.state != then
     return verdict in (Verdict.AHEAD, Verdict.DIVERGED)
 
 

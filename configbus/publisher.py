@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from configbus.errors import Conflict, HistoryLost, Superseded
 from configbus.log import log
 from configbus.publication import Verdict, is_lost, judge
-from configbus.store.releases import Published, newest_head, newest_state, releases_after, timeline_of
+from configbus.store.releases import Published, newest_head, newest_state, releases_after, state_at, timeline_of
 from configbus.wire import HEAD_FIELDS, Entry, Head, Keys, announcement, bookmark, entry_fields
 
 if TYPE_CHECKING:
@@ -53,34 +53,34 @@ class Publisher:
         self._place = place
 
     def publish(self, release: Published) -> bool:
-        """Publish one release, if Redis stands at the one before it; True if Redis holds it now.
-
-        Raises Superseded if Redis follows a newer history, Unavailable if it does not answer.
-        """
+        """Publish one release, if Redis stands at the one before it; True if Redis holds it now. Raises Unavailable."""
         answer, found = self._next(release)
         if answer == "published":
             return True
-        verdict, head = judge(found.fields, release.head)
-        if verdict is Verdict.SUPERSEDED and head is not None:
-            raise Superseded(release.head.epoch, head.epoch)
-        return verdict in (Verdict.DONE, Verdict.AHEAD)
+        return judge(found.fields, release.head)[0] in (Verdict.DONE, Verdict.AHEAD)
 
     def bring_up(self, connection: Connection) -> Head:
-        """Publish whatever is missing and return the head that Redis stands at.
+        """Publish whatever was missing when it was called, and return the head that Redis stands at: releases that come
+        meanwhile are left to the next call.
 
         Raises Superseded, HistoryLost, Unavailable, or Conflict where somebody else's data is in the way.
         """
+        due: Head | None = None
         for _ in range(ATTEMPTS):
             found = self.look()
             with connection.begin():
                 truth = newest_head(connection, self._place)
                 timeline = timeline_of(connection, self._place)
-            verdict, head = judge(found.fields, truth)
-            if is_lost(verdict, head, truth, timeline) and head is not None:
+                verdict, head = judge(found.fields, truth)
+                then = state_at(connection, self._place, head.revision) if head is not None else ""
+            if head is not None and is_lost(verdict, head, truth, timeline, then):
                 raise HistoryLost(truth.epoch, truth.revision, head.epoch, head.revision)
+            due = due or truth
             match verdict:
                 case Verdict.DONE:
                     return truth
+                case Verdict.REPLAY if head is not None and head.position >= due.position:
+                    return head
                 case Verdict.REPLAY if head is not None and truth.revision - head.revision <= REPLAY_LIMIT:
                     if not self._replay(connection, truth, head):
                         self.lay_down(connection, found)

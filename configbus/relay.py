@@ -25,7 +25,7 @@ from configbus.store.connect import Place, connect_listener, connected, driver_u
 from configbus.store.drift import capture_drift, find_drift, queue_usage
 from configbus.store.releases import check_server, newest_head, raise_epoch
 from configbus.verification import refused_by_models
-from configbus.wire import Keys, Position, bookmark
+from configbus.wire import Keys, bookmark
 
 if TYPE_CHECKING:
     import threading
@@ -127,6 +127,13 @@ class Relay:
             except HistoryLost as lost:
                 self._begin_epoch(connection, lost)
 
+    def _catches_up(self, connection: Connection, head: Head) -> bool:
+        """Publish what Redis lacks; whether it then holds at least this head, in the same history."""
+        self._published = None
+        self._look(connection)
+        now = self._published
+        return now is not None and now.epoch == head.epoch and now.revision >= head.revision
+
     def _begin_epoch(self, connection: Connection, lost: HistoryLost) -> None:
         """Postgres was set back below what workers hold: a new epoch makes them follow it."""
         now = time.monotonic()
@@ -137,11 +144,10 @@ class Relay:
                 f"keys, or CONFIGBUS_REDIS_URL is wrong. Stop one of them, then restart this relay. ({lost})"
             )
         with translated(), connection.begin():
-            raised = raise_epoch(
-                connection, self._place, Position(lost.epoch, lost.revision), lost.found_epoch, str(lost)
-            )
-        self._raised.append(now)
-        log.error("epoch_raised", environment=self._keys.environment, epoch=raised, reason=str(lost))
+            raised = raise_epoch(connection, self._place, lost.epoch, lost.found_epoch, str(lost))
+        if raised is not None:
+            self._raised.append(now)
+            log.error("epoch_raised", environment=self._keys.environment, epoch=raised, reason=str(lost))
 
     def _compare(self, connection: Connection) -> float:
         """Release what bypassed the triggers, put right what differs in Redis, name what workers refuse; when to do so
@@ -195,16 +201,21 @@ class Relay:
         self._queue_told = usage >= QUEUE_SHARE
 
     def _stamp(self, connection: Connection) -> Head:
-        """Redis' clock and head first, then Postgres, then the stamp: one connection to Redis, which a Link never
-        swaps. A head of another history is looked after first; one that is behind may have been published to since.
+        """Redis' clock and head first, then Postgres, then what Redis lacks of that, then the stamp: one connection to
+        Redis, which a Link never swaps. A head of another history is looked after first.
         """
         ((seconds, micros),) = self._link.call(("TIME",))
         found = self._publisher.look()
         with translated(), connection.begin():
             head = newest_head(connection, self._place)
-        if judge(found.fields, head)[0] not in (Verdict.DONE, Verdict.REPLAY):
-            self._published = None
-            return head
+        match judge(found.fields, head)[0]:
+            case Verdict.DONE:
+                pass
+            case Verdict.REPLAY if self._catches_up(connection, head):
+                pass
+            case _:
+                self._published = None
+                return head
         stamp = str(int(seconds) * 1_000_000 + int(micros))
         arguments = [stamp, head.bus, str(head.epoch), str(head.revision), head.state]
         answer = self._link.script(

@@ -85,9 +85,8 @@ def begin_epoch(settings: Settings, reason: str) -> int:
         _, found = judge(publisher.look().fields, head)
         with connection.begin():
             begin_authoring(connection, settings.actor, reason, publishes=True)
-            raised = raise_epoch(connection, place, head.position, found.epoch if found is not None else 0, reason)
-        publisher.bring_up(connection)
-    return raised
+            raise_epoch(connection, place, head.epoch, found.epoch if found is not None else 0, reason)
+        return publisher.bring_up(connection).epoch
 
 
 def refused_by_models(entries: Iterable[Entry], catalogue: Catalogue) -> Iterator[tuple[Entry, Refusal]]:

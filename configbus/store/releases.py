@@ -14,7 +14,7 @@ from sqlalchemy import text
 from configbus.errors import Conflict, UnknownEnvironment
 from configbus.names import near
 from configbus.store.connect import Place, sql
-from configbus.wire import EMPTY_STATE, Entry, Head, Position, make_entry
+from configbus.wire import EMPTY_STATE, Entry, Head, make_entry
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -27,6 +27,7 @@ ENTRY = """
     b.name, b.digest,
     ARRAY(SELECT key FROM jsonb_each(b.envelope || coalesce(b.content, '{}'))) AS fields,
     ARRAY(SELECT value::text FROM jsonb_each(b.envelope || coalesce(b.content, '{}'))) AS texts"""
+STATE_AT = "SELECT state FROM {schema}.release WHERE environment = :environment AND revision = :revision"
 MINE = """
     SELECT xid = pg_current_xact_id() AND began = transaction_timestamp() FROM {schema}.release
     WHERE environment = :environment AND revision = :revision"""
@@ -73,6 +74,12 @@ def newest_head(connection: Connection, place: Place) -> Head:
     return Head(row.bus, row.system, row.epoch, row.revision, row.state or EMPTY_STATE)
 
 
+def state_at(connection: Connection, place: Place, revision: int) -> str:
+    """The state after a release; that of nothing where there is no such release."""
+    given = {"environment": place.environment, "revision": revision}
+    return connection.scalar(sql(STATE_AT, place.schema), given) or EMPTY_STATE
+
+
 def timeline_of(connection: Connection, place: Place) -> int:
     """The timeline of the server: it rises when a standby is promoted. Raises what Postgres says on a standby."""
     return int(connection.scalar(sql("SELECT {schema}.timeline()", place.schema)) or 0)
@@ -87,14 +94,14 @@ def check_server(connection: Connection, place: Place, head: Head) -> None:
         )
 
 
-def raise_epoch(connection: Connection, place: Place, expected: Position, above: int, reason: str) -> int:
-    """Begin a new history above all epochs named, unless somebody did since `expected` was read; the epoch."""
-    given = {"environment": place.environment, "above": above, "reason": reason}
-    given |= {"expected": expected.epoch, "newest": expected.revision}
-    raised = connection.scalar(
-        sql("SELECT {schema}.raise_epoch(:environment, :expected, :newest, :above, :reason)", place.schema), given
-    )
-    return int(raised or 0)
+def raise_epoch(connection: Connection, place: Place, expected: int, above: int, reason: str) -> int | None:
+    """Begin a new history above all epochs named; its epoch, or None where the epoch was not the expected one any more:
+    somebody else began one.
+    """
+    given = {"environment": place.environment, "expected": expected, "above": above, "reason": reason}
+    call = sql("SELECT {schema}.raise_epoch(:environment, :expected, :above, :reason)", place.schema)
+    raised: int | None = connection.scalar(call, given)
+    return raised
 
 
 def newest_state(connection: Connection, place: Place) -> FullState:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from contextlib import closing, contextmanager
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -13,10 +15,19 @@ from waiting import until
 from configbus import ConfigBus
 from configbus.author import Author
 from configbus.errors import Conflict, HistoryLost, Superseded
+from configbus.link import Link
+from configbus.publisher import Publisher
+from configbus.reads import now
 from configbus.relay import RAISES, Relay
+from configbus.settings import load_settings
+from configbus.store.connect import Place, connected
+from configbus.store.releases import newest_head, releases_after
 from configbus.verification import begin_epoch
+from configbus.wire import Keys
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from configbus.settings import Settings
 
 SET_BACK = """
@@ -123,6 +134,84 @@ def test_an_environment_from_another_server_takes_no_release_until_it_is_said_so
         bus.wait_for(author.set({"risk.max_order_attempts": 9}))
         assert bus.epoch == raised
         until(lambda: bus.state == "live")
+
+
+def test_a_database_set_back_that_overtook_redis_is_a_new_epoch_too(
+    published: Settings, worker: dict[str, Any], author: Author
+) -> None:
+    for number in (5, 6, 7):
+        author.set({"risk.max_order_attempts": number})
+    with ConfigBus.connect(**worker) as bus:
+        before = bus.epoch
+        set_back(published)
+        with psycopg.connect(published.require("database_url"), autocommit=True) as operator:
+            for number in (9, 10, 4, 8):
+                operator.execute(
+                    "UPDATE configbus.risk_config SET max_order_attempts = %s WHERE status = 'active'", [number]
+                )
+        with running_relay(published):
+            until(lambda: bus.epoch > before)
+            assert (bus.revision, bus.get("risk.max_order_attempts")) == (5, 8)
+
+
+def test_an_epoch_is_raised_while_releases_are_made(published: Settings) -> None:
+    with running_relay(published), restless(published):
+        epochs = [epoch_of(published), *(begin_epoch(published, "a restore") for _ in range(12))]
+    assert epochs == sorted(set(epochs))
+
+
+def test_a_release_of_an_epoch_that_has_ended_is_published_in_the_new_one(
+    published: Settings, worker: dict[str, Any]
+) -> None:
+    keys, place = Keys("configbus", "production"), Place("configbus", "production")
+    with (
+        closing(Link(published.require("redis_url"))) as link,
+        connected(published.require("database_url")) as connection,
+        Author(load_settings({}, database_url=published.database_url, environment="production")) as author,
+        ConfigBus.connect(**worker) as bus,
+    ):
+        author.set({"risk.max_order_attempts": 9})
+        with connection.begin():
+            (release,) = releases_after(connection, place, newest_head(connection, place), 1, 1)
+        raised = begin_epoch(published, "between a commit and its publishing")
+        publisher = Publisher(link, keys, place)
+        assert not publisher.publish(release)
+        assert publisher.bring_up(connection).epoch == raised
+        until(lambda: (bus.epoch, bus.get("risk.max_order_attempts")) == (raised, 9))
+
+
+@contextmanager
+def restless(settings: Settings) -> Iterator[None]:
+    """One plain edit after another, as fast as they go."""
+    ended = threading.Event()
+
+    def edit() -> None:
+        with psycopg.connect(settings.require("database_url"), autocommit=True) as operator:
+            for number in count():
+                if ended.is_set():
+                    return
+                operator.execute(
+                    "UPDATE configbus.risk_config SET max_order_attempts = %s WHERE status = 'active'", [number % 6 + 3]
+                )
+
+    thread = threading.Thread(target=edit)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def test_releases_without_a_pause_keep_no_worker_from_being_live(published: Settings, worker: dict[str, Any]) -> None:
+    with running_relay(published), ConfigBus.connect(**worker, require="live") as bus:
+        states: list[str] = []
+        bus.on_state(lambda _old, new: states.append(str(new)))
+        with restless(published):
+            until(lambda: bus.revision > 1)
+            began = now()
+            until(lambda: now() > began + 4.0 or bool(states))
+        assert (states, bus.age < 3.0) == ([], True)
 
 
 def test_an_author_on_an_old_primary_is_told(published: Settings) -> None:

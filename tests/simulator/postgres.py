@@ -97,6 +97,11 @@ class Postgres:
     def releases_after(self, until: Head, after: int, limit: int) -> tuple[Published, ...]:
         return self.truth.releases[after : min(until.revision, after + limit)]
 
+    def state_at(self, revision: int) -> str:
+        """The state after a release; that of nothing where there is no such release."""
+        releases = self.truth.releases
+        return releases[revision - 1].head.state if 0 < revision <= len(releases) else wire.EMPTY_STATE
+
     def commit(self, now: float, changes: Mapping[str, Content | None]) -> Published:
         """One transaction that gives these blocks these values; the first on a later timeline begins an epoch."""
         before, held = self.head, self.entries

@@ -120,23 +120,25 @@ class Publisher:
         answer, found = yield from self._next(release)
         if answer == "published":
             return True
-        verdict, _ = judge(found.fields, release.head)
-        if verdict is Verdict.SUPERSEDED:
-            raise Stopped(verdict.value)
-        return verdict in (Verdict.DONE, Verdict.AHEAD)
+        return judge(found.fields, release.head)[0] in (Verdict.DONE, Verdict.AHEAD)
 
     def bring_up(self) -> Steps[Head]:
+        due: Head | None = None
         for _ in range(ATTEMPTS):
             found = self.look()
             yield self.pause()
             truth, timeline = self.postgres.head, self.postgres.timeline
-            yield self.pause()
             verdict, head = judge(found.fields, truth)
-            if is_lost(verdict, head, truth, timeline) and head is not None:
+            then = self.postgres.state_at(head.revision) if head is not None else ""
+            yield self.pause()
+            if head is not None and is_lost(verdict, head, truth, timeline, then):
                 raise HistoryLost(truth.epoch, head.epoch)
+            due = due or truth
             match verdict:
                 case Verdict.DONE:
                     return truth
+                case Verdict.REPLAY if head is not None and head.position >= due.position:
+                    return head
                 case Verdict.REPLAY if head is not None and truth.revision - head.revision <= REPLAY_LIMIT:
                     if not (yield from self._replay(truth, head)):
                         yield from self.lay_down(found)

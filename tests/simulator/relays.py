@@ -80,18 +80,22 @@ class Relay:
         yield self.publisher.pause()
         return asof, found.fields, self.publisher.postgres.head
 
-    def is_own(self, found: dict[str, str], head: Head) -> bool:
-        """Whether what is in Redis is what Postgres holds, or behind it, and perhaps no more when the script runs:
-        nothing else is stamped.
-        """
-        return judge(found, head)[0] in (Verdict.DONE, Verdict.REPLAY)
+    def is_own(self, found: dict[str, str], head: Head) -> Steps[bool]:
+        """Whether what is in Redis is what Postgres holds, or is so once it has caught up: nothing else is stamped."""
+        verdict, _ = judge(found, head)
+        if verdict is not Verdict.REPLAY:
+            return verdict is Verdict.DONE
+        self._published = None
+        yield from self._look()
+        now = self._published
+        return now is not None and now.epoch == head.epoch and now.revision >= head.revision
 
     def stamp(self) -> Steps[None]:
         """The stamp goes over the connection that the clock came from, or not at all."""
         publisher = self.publisher
         asof, found, head = yield from self.read()
         yield publisher.pause()
-        if not self.is_own(found, head):
+        if not (yield from self.is_own(found, head)):
             self._published = None
             return
         message = bookmark(head, instant(self._clock.now))

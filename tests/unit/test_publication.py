@@ -116,7 +116,13 @@ def test_of_two_publishers_at_different_positions_one_has_nothing_to_do_or_gives
     ],
 )
 def test_postgres_has_lost_what_redis_holds_unless_another_primary_took_over(head: Head, lost: bool) -> None:  # noqa: FBT001  # a case
-    assert is_lost(*judge(head.fields(), TRUTH), TRUTH, EPOCH % 1000) is lost
+    assert is_lost(*judge(head.fields(), TRUTH), TRUTH, EPOCH % 1000, OTHER) is lost
+
+
+def test_a_head_that_postgres_has_overtaken_with_other_content_is_lost_too() -> None:
+    head = replace(TRUTH, revision=41)
+    assert is_lost(*judge(head.fields(), TRUTH), TRUTH, EPOCH % 1000, OTHER)
+    assert not is_lost(*judge(head.fields(), TRUTH), TRUTH, EPOCH % 1000, head.state)
 
 
 def test_what_differs_is_named_field_by_field() -> None:
