@@ -163,6 +163,8 @@ class AsyncConfigBus(Reads):
             task.cancel()
         self._nudge()
         self._answer_refreshers(self._tickets, "the bus was closed")
+        if self._writer is not None:
+            self._writer.end()  # even if this very call is cancelled
         if others:
             await asyncio.wait(others, timeout=2 * ANSWER_SECONDS)
         await self._hang_up()

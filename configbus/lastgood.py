@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from configbus import wire
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from configbus.wire import Entry, Head, Mark
 
-FORMAT = 1
+FORMAT = 2
 OPENING = "configbus last-good snapshot, format"
 
 
@@ -38,6 +38,14 @@ class LastGood:
     entries: Mapping[str, Entry]
     good: Mapping[str, Entry | None]
     vouched: float | None = None
+
+    def beside(self, other: LastGood) -> LastGood:
+        """The same, with what another worker that shares the file has in force of blocks that it holds: one of other
+        code may hold what this one takes.
+        """
+        theirs = {name: entry for name, entry in other.good.items() if entry is not None and name in self.entries}
+        ours = {name: entry for name, entry in self.good.items() if entry is not None or name not in theirs}
+        return replace(self, good=theirs | ours)
 
     @property
     def in_force(self) -> dict[str, Entry]:
@@ -58,13 +66,18 @@ def to_text(kept: LastGood, where: str) -> str:
         }
     )
     head = kept.head
-    return f"{OPENING} {FORMAT}, epoch {head.epoch}, revision {head.revision}, sha256 {_checksum(body)}\n{body}\n"
+    told = f"epoch {head.epoch}, revision {head.revision}, held {len(kept.good)}"
+    return f"{OPENING} {FORMAT}, {told}, sha256 {_checksum(body)}\n{body}\n"
 
 
-def position_of(line: str) -> Position | None:
-    """The position that the first line of a file tells; None where it is no such line."""
-    found = re.fullmatch(rf"{OPENING} {FORMAT}, epoch (\d{{1,15}}), revision (\d{{1,15}}), sha256 \w+", line.strip())
-    return Position(int(found[1]), int(found[2])) if found else None
+def read_heading(line: str) -> tuple[Position, int] | None:
+    """The position that the first line of a file tells, and of how many blocks it holds older content; None where it is
+    no such line.
+    """
+    number = r"(\d{1,15})"
+    pattern = rf"{OPENING} {FORMAT}, epoch {number}, revision {number}, held {number}, sha256 \w+"
+    found = re.fullmatch(pattern, line.strip(), re.ASCII)
+    return (Position(int(found[1]), int(found[2])), int(found[3])) if found else None
 
 
 def from_text(text: str, where: str) -> LastGood:
@@ -75,7 +88,8 @@ def from_text(text: str, where: str) -> LastGood:
     if (form := first.removeprefix(OPENING).partition(",")[0].strip()) != str(FORMAT):
         raise Malformed(f"has format {form!r}, and this configbus reads {FORMAT}")
     body = body.removesuffix("\n")
-    if position_of(first) is None or not first.endswith(f"sha256 {_checksum(body)}"):
+    heading = read_heading(first)
+    if heading is None or not first.endswith(f"sha256 {_checksum(body)}"):
         raise Malformed("does not fit its checksum")
     found: dict[str, Any] = json.loads(body)
     if found["where"] != where:
@@ -84,7 +98,7 @@ def from_text(text: str, where: str) -> LastGood:
     entries = {name: _entry(name, text) for name, text in found["blocks"].items()}
     if wire.xor(wire.EMPTY_STATE, (mark.digest for mark in index.values())) != head.state:
         raise Malformed("has an index that does not add up to its state")
-    if head.position != position_of(first):
+    if (head.position, len(found["good"])) != heading:
         raise Malformed("does not fit its first line")
     if strangers := [name for name, entry in entries.items() if index.get(name) != entry.mark]:
         raise Malformed(f"has content of {strangers[0]} that does not fit its index")

@@ -17,8 +17,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from configbus.lastgood import from_text, position_of, to_text
-from configbus.wire import Malformed
+from configbus.lastgood import from_text, read_heading, to_text
+from configbus.wire import FARTHEST, Malformed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -44,7 +44,7 @@ class LastGoodFile:
 
     def __init__(self, directory: str, keys: Keys, patterns: Iterable[str], logger: BoundLogger) -> None:
         token = hashlib.sha256("\n".join(sorted(patterns)).encode()).hexdigest()[:8]
-        self.path = Path(directory, f"{keys.namespace}.{keys.environment}.{token}.snapshot")
+        self.path = Path(directory) / f"{keys.namespace}.{keys.environment}.{token}.snapshot"
         self._where = keys.prefix
         self._logger = logger.bind(file=str(self.path))
         self._told = ""
@@ -66,8 +66,8 @@ class LastGoodFile:
             with self._opened(os.O_RDWR | os.O_CREAT, self.path.with_suffix(".lock")) as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 try:
-                    if not self._is_newer(kept):
-                        self._replace(to_text(kept, self._where).encode())
+                    if (merged := self._merged(kept)) is not None:
+                        self._replace(to_text(merged, self._where).encode())
                 finally:
                     fcntl.flock(lock, fcntl.LOCK_UN)  # a child made by fork holds the file open, too
         except OSError as fault:
@@ -85,16 +85,22 @@ class LastGoodFile:
         known = kept.vouched is not None and kept.vouched <= time.time()
         return kept if known else replace(kept, vouched=None)
 
-    def _is_newer(self, kept: LastGood) -> bool:
-        """Whether what another process wrote there is newer; its first line tells, and then it must be whole."""
+    def _merged(self, kept: LastGood) -> LastGood | None:
+        """What is to be written over what another process wrote there; None where that is newer. The first line tells
+        whether the rest must be read.
+        """
         try:
             with self._opened(os.O_RDONLY, self.path) as file, open(file, "rb", closefd=False) as whole:
-                position = position_of(whole.readline(LONGEST_LINE).decode())
-            if position is None or position <= kept.head.position:
-                return False
-            return self._load().head.bus == kept.head.bus
+                heading = read_heading(whole.readline(LONGEST_LINE).decode())
+            if heading is None:
+                return kept
+            position, held = heading
+            newer = kept.head.position < position and position.epoch <= kept.head.epoch + FARTHEST
+            if not (newer or held) or (there := self._load()).head.bus != kept.head.bus:
+                return kept
         except FAULTS:
-            return False
+            return kept
+        return None if newer else kept.beside(there)
 
     def _replace(self, content: bytes) -> None:
         fresh = self.path.with_suffix(".new")
@@ -110,7 +116,7 @@ class LastGoodFile:
 
     @contextlib.contextmanager
     def _opened(self, flags: int, path: Path) -> Iterator[int]:
-        file = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        file = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
         try:
             yield file
         finally:
@@ -140,11 +146,15 @@ class LastGoodWriter:
         with self._changed:
             self._vouched = time.time() - seconds_ago
 
-    def close(self) -> None:
-        """Write what waits, and end."""
+    def end(self) -> None:
+        """Write what waits, and no more; returns at once."""
         with self._changed:
             self._closing = True
             self._changed.notify()
+
+    def close(self) -> None:
+        """The same, and wait for it."""
+        self.end()
         self._thread.join(END_SECONDS)
 
     def _run(self) -> None:

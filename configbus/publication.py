@@ -6,16 +6,12 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from configbus.wire import Head, Malformed, NotUnderstood, entry_fields, entry_text, read_head
+from configbus.wire import FARTHEST, Head, Malformed, NotUnderstood, entry_fields, entry_text, read_head
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from configbus.wire import Entry
-
-
-FARTHEST = 10**12
-"""How far an epoch may lie above ours to be one: some thirty years."""
 
 
 class Verdict(Enum):

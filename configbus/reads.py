@@ -6,6 +6,7 @@ import inspect
 import math
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 from configbus.block import Block
@@ -55,13 +56,12 @@ class Reads:
         (both LookupError) unless a default is given.
 
         With `max_age`, in seconds, the value must be one that was in force no longer ago than that: where the copy
-        cannot be vouched for, or its block is held, the default is returned, or Stale raised where there is none.
+        cannot be vouched for, or its block is held, the default is returned, or Stale raised where there is none. Only
+        Redis vouches for a copy: after a start from Postgres alone its age is infinite.
         """
+        if max_age is not None:
+            return self._get_fresh(path, default, max_age)
         snapshot = self._snapshot
-        if max_age is not None and (why := self._too_old(snapshot, path, max_age)) is not None:
-            if default is MISSING:
-                raise why
-            return default
         if default is MISSING:
             return snapshot.read(path)
         return snapshot.get(path, default)
@@ -78,11 +78,20 @@ class Reads:
         """The keys of a keyed domain that hold a block now, sorted."""
         return self._snapshot.keys(target)
 
-    def _too_old(self, snapshot: Snapshot, path: str, max_age: float) -> Stale | None:
+    def _get_fresh(self, path: str, default: Any, max_age: float) -> Any:
+        age = self.age  # before the snapshot: one that is adopted in between is no older
+        snapshot = self._snapshot
+        if (why := self._too_old(snapshot, path, age, max_age)) is None:
+            return snapshot.get(path, default)
+        if default is MISSING:
+            raise why
+        return default
+
+    def _too_old(self, snapshot: Snapshot, path: str, age: float, max_age: float) -> Stale | None:
         held = snapshot.held
         if held and (name := split_path(path)[0]) in held:
             return Stale(f"{path}: {name} is held at older content: {held[name].reason}")
-        if (age := self.age) <= max_age:
+        if age <= max_age:
             return None
         return Stale(f"{path} was last known to be current {age:.1f} s ago, and may be {max_age} s old; {self.state}")
 
@@ -103,7 +112,9 @@ class Reads:
 
     @property
     def origin(self) -> Origin:
-        """Where the snapshot came from: `redis`, `postgres`, or `layers` (the models' defaults)."""
+        """Where the snapshot came from: `redis`, `postgres`, `snapshot` (the last-good file), or `layers` (the models'
+        defaults).
+        """
         return self._snapshot.origin
 
     @property
@@ -210,6 +221,8 @@ def plan(follow: Iterable[str] | None, require: str | None, start_timeout: float
     if require not in (None, "known", "live"):
         raise ValueError(f"require is {require!r}; it may be None, 'known' or 'live'")
     settings = load_settings(**options)
+    if settings.snapshot_dir:  # a daemon goes to another directory later
+        settings = replace(settings, snapshot_dir=str(Path(settings.snapshot_dir).absolute()))
     catalogue = load_catalogue(settings.domains)
     patterns = None if follow is None else list(follow)
     keys = Keys(settings.namespace, settings.environment)

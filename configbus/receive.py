@@ -29,7 +29,7 @@ from configbus.protocol import (
     Vouch,
     Wait,
 )
-from configbus.wire import Entry, Head, Malformed, Mark, NotUnderstood, Position
+from configbus.wire import FARTHEST, Entry, Head, Malformed, Mark, NotUnderstood, Position
 
 if TYPE_CHECKING:
     from configbus.catalogue import Catalogue
@@ -222,11 +222,14 @@ class Receiver:
         yield from self._do(Keep(state))
 
     def _ours(self, head: Head) -> Asking[bool]:
-        """Whether a head is of the installation that is followed."""
-        if self.bus is None or head.bus == self.bus:
-            return True
-        yield from self._ignore("other_bus_ignored", f"bus {head.bus}, followed is {self.bus}")
-        return False
+        """Whether a head is of the installation that is followed, and can be one of its."""
+        if self.bus is not None and head.bus != self.bus:
+            yield from self._ignore("other_bus_ignored", f"bus {head.bus}, followed is {self.bus}")
+            return False
+        if self.received is not None and head.epoch > self.received.head.epoch + FARTHEST:
+            yield from self._ignore("head_ignored", f"epoch {head.epoch} cannot be, after {self.received.head.epoch}")
+            return False
+        return True
 
     def _is_lower(self, head: Head, than: Position | None = None) -> Asking[bool]:
         """Whether a head lies below what was received already: Redis lost something, and is not believed."""
@@ -235,7 +238,10 @@ class Receiver:
             return False
         if floor is None or head.position >= floor:
             return False
-        yield from self._report("warning", "head_lower", revision=head.revision, held=floor.revision)
+        facts = {"revision": head.revision, "held": floor.revision}
+        if head.epoch != floor.epoch:
+            facts |= {"epoch": head.epoch, "held_epoch": floor.epoch}
+        yield from self._report("warning", "head_lower", **facts)
         return True
 
     def _floor(self) -> Position | None:
@@ -245,29 +251,36 @@ class Receiver:
         return self.snapshot.position if self.snapshot is not None and self.snapshot.origin != "layers" else None
 
     def _is_of_others(self, head: Head) -> bool:
-        """Whether what was kept is of another installation than a head, while none of the servers has said which is."""
-        return self.bus is None and self.received is not None and head.bus != self.received.head.bus
+        """Whether what was kept is of another installation than a head, or cannot have come before it, while no server
+        has said which is ours.
+        """
+        if self.bus is not None or self.received is None:
+            return False
+        kept = self.received.head
+        return head.bus != kept.bus or kept.epoch > head.epoch + FARTHEST
 
     def _forget(self, head: Head) -> Steps:
         """What was kept is of another installation than the one that answers: it is not to be followed."""
-        kept = self.received.head.bus if self.received is not None else ""
+        kept = self.received.head if self.received is not None else head
         self.received = self._base = self.last_good = None
         self._good = {}
         if self.snapshot is not None:
             self.snapshot, self.vouched = on_layers(self.catalogue, self.selection), NEVER
             yield from self._do(Vouch(NEVER))
-        yield from self._report(
-            "error", "snapshot_refused", reason=f"it is of bus {kept}, and the servers are of {head.bus}"
-        )
+        told = f"it is of bus {kept.bus} and epoch {kept.epoch}, and the servers are of {head.bus} and {head.epoch}"
+        yield from self._report("error", "snapshot_refused", reason=told)
 
     def _recall(self, last_good: LastGood) -> None:
         """Begin where an earlier life ended: nothing older is followed, and blocks that it held keep what they had."""
         position = last_good.head.position
         self.received = Received(last_good.head, dict(last_good.index), dict(last_good.entries))
-        self._good = last_good.in_force
-        stood = adopt(self._good, position, "snapshot", None, self.catalogue, self.selection)
+        stood = adopt(last_good.in_force, position, "snapshot", None, self.catalogue, self.selection)
         stood = with_defaults(stood, [name for name, entry in last_good.good.items() if entry is None])
-        self._base = adopt(last_good.entries, position, "snapshot", stood, self.catalogue, self.selection)
+        base = adopt(last_good.entries, position, "snapshot", stood, self.catalogue, self.selection)
+        taken = {name: entry for name, entry in last_good.entries.items() if name not in base.held}
+        held = {name: last_good.good.get(name) for name in base.held if name not in stood.held}
+        self._good = taken | {name: entry for name, entry in held.items() if entry is not None}
+        self._base = base
 
     def _fall_back(self) -> Steps:
         """While nothing is known: Postgres, at most once a second; in the end the last good state, or the layers."""

@@ -42,15 +42,15 @@ class Repair:
             self._state = newest_state(connection, self._place)
         return self._state
 
-    def compare(self, connection: Connection) -> list[Difference]:
-        """What differs in Redis from Postgres; nothing while Redis stands at another position than Postgres.
-
-        Raises Unavailable.
-        """
-        return self._compare(self.state(connection)) or []
+    def compare(self, connection: Connection) -> list[Difference] | None:
+        """What differs in Redis from Postgres; None where it does not stand where Postgres does. Raises Unavailable."""
+        state = self.state(connection)
+        if judge(self._publisher.look().fields, state.head)[0] is not Verdict.DONE:
+            return None
+        return self._compare(state)
 
     def _compare(self, state: FullState) -> list[Difference] | None:
-        """None where Redis does not stand where this state does."""
+        """None where Redis does not stand where this state does, any more; it must have stood there before."""
         entries = {entry.name: entry for entry in state.entries}
         head, index, blocks = self._read(list(entries))
         if judge(head, state.head)[0] is not Verdict.DONE:

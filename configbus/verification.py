@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from configbus.settings import Settings
     from configbus.store.drift import Drift
     from configbus.wire import Entry
+
+
+AGAIN_SECONDS = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +66,11 @@ def verify(settings: Settings, *, repair: bool) -> list[Finding]:
         findings = [finding for block in drift for finding in _of_drift(block, repaired=repair and not block.lost)]
         wrong = list(_of_redis(publisher, checker, connection))
         if repair:
-            with connection.begin():
-                begin_authoring(connection, settings.actor, None, publishes=True)
-                capture_drift(connection, place)
+            for _ in range(len(drift)):
+                with connection.begin():
+                    begin_authoring(connection, settings.actor, None, publishes=True)
+                    if not capture_drift(connection, place):
+                        break
             publisher.bring_up(connection)
             checker.repair(connection)
             left = set(_of_redis(publisher, checker, connection))
@@ -109,16 +115,19 @@ def _of_drift(block: Drift, *, repaired: bool) -> Iterator[Finding]:
 
 
 def _of_redis(publisher: Publisher, checker: Repair, connection: Connection) -> Iterator[Finding]:
-    found = publisher.look().fields
-    truth = checker.state(connection).head
+    """What differs in Redis; where it is not at the head of Postgres it may be on its way, and is looked at again."""
+    for pause in (AGAIN_SECONDS, AGAIN_SECONDS, 0.0):
+        if (differences := checker.compare(connection)) is not None:
+            for wrong in differences:
+                yield Finding("redis", wrong.where, wrong.field, wrong.found, wrong.expected, repaired=False)
+            return
+        time.sleep(pause)
+    found, truth = publisher.look().fields, checker.state(connection).head
     verdict, _ = judge(found, truth)
-    if verdict is Verdict.DONE:
-        for wrong in checker.compare(connection):
-            yield Finding("redis", wrong.where, wrong.field, wrong.found, wrong.expected, repaired=False)
-        return
-    there = f"epoch {found.get('epoch')}, revision {found.get('revision')}" if found else None
-    expected = f"epoch {truth.epoch}, revision {truth.revision}"
-    yield Finding("redis", "@head", verdict.name.lower(), there, expected, repaired=False)
+    if verdict is not Verdict.DONE:
+        there = f"epoch {found.get('epoch')}, revision {found.get('revision')}" if found else None
+        expected = f"epoch {truth.epoch}, revision {truth.revision}"
+        yield Finding("redis", "@head", verdict.name.lower(), there, expected, repaired=False)
 
 
 def _of_models(entries: Iterable[Entry], catalogue: Catalogue) -> Iterator[Finding]:

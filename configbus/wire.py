@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 PROTOCOL = 1
 INLINE_LIMIT = 32 * 1024
 """Bytes of an announcement above which it carries names only."""
+FARTHEST = 10**12
+"""How far an epoch may lie above ours to be one: some thirty years."""
 EMPTY_STATE = "0" * 32
 HEX = re.compile(r"[0-9a-f]{32}", re.ASCII)
 NUMBER = re.compile(r"0|[1-9][0-9]{0,14}", re.ASCII)

@@ -98,8 +98,7 @@ def status(
         "postgres": standing.of_postgres(settings),
         "redis": standing.of_redis(settings),
     }
-    revisions = [found[server].get("revision") for server in ("postgres", "redis")]
-    found["lag"] = revisions[0] - revisions[1] if None not in revisions else None
+    found["lag"] = standing.lag_of(found["postgres"], found["redis"])
     found["in_step"] = standing.in_step(found["postgres"], found["redis"])
     typer.echo(json.dumps(found) if as_json else _status_text(found))
     faults = [found[server]["error"] for server in ("postgres", "redis") if "error" in found[server]]
@@ -119,10 +118,16 @@ def _status_text(found: dict[str, Any]) -> str:
         lines.append(f"{server:<12} {where or next(iter(facts.values()))}")
     age = found["redis"].get("age")
     lines.append(f"fresh        {f'as of {age:.1f} s ago' if age is not None else 'not known: is a relay running?'}")
-    lines.append(
-        f"in step      {'yes' if found['in_step'] else 'no'}" + (f", lag {found['lag']}" if found["lag"] else "")
-    )
+    lines.append(f"in step      {'yes' if found['in_step'] else 'no'}{_distance(found)}")
     return "\n".join(lines)
+
+
+def _distance(found: dict[str, Any]) -> str:
+    """How far Redis is from Postgres."""
+    epochs = [found[server].get("epoch") for server in ("postgres", "redis")]
+    if None in epochs or epochs[0] == epochs[1]:
+        return f", lag {found['lag']}" if found["lag"] else ""
+    return f", Redis follows {'a newer' if epochs[1] > epochs[0] else 'an older'} epoch"
 
 
 def _change_line(change: Change[Any]) -> str:

@@ -47,6 +47,13 @@ def of_redis(settings: Settings) -> dict[str, Any]:
     return facts | {"age": age, "published_at": reading.head.get("published_at")}
 
 
+def lag_of(postgres: dict[str, Any], redis: dict[str, Any]) -> int | None:
+    """How many releases Redis is behind, of one history; None where that is not known, or there is none."""
+    if "epoch" not in postgres or "epoch" not in redis or postgres["epoch"] != redis["epoch"]:
+        return None
+    return int(postgres["revision"] - redis["revision"])
+
+
 def in_step(postgres: dict[str, Any], redis: dict[str, Any]) -> bool:
     """Whether both have a head, and of one history, revision and content."""
     return all(postgres.get(key) == redis.get(key) is not None for key in ("epoch", "revision", "state"))

@@ -88,8 +88,8 @@ def record_repair(
             "table": f"{domain}_config" if entry is not None else f"redis{where}",
             "id": json.loads(entry_fields(entry).get("@id", f'"{NOBODY}"')) if entry is not None else NOBODY,
             "key": key,
-            "old": json.dumps({difference.field: _kept(difference.found) for difference in found}),
-            "new": json.dumps({difference.field: _kept(difference.expected) for difference in found}),
+            "old": json.dumps({_kept(difference.field): _kept(difference.found) for difference in found}),
+            "new": json.dumps({_kept(difference.field): _kept(difference.expected) for difference in found}),
         }
         connection.execute(sql(RECORD_REPAIR, place.schema), given)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -11,6 +13,7 @@ import redis
 from shell import QuickShell, Shell
 
 from configbus import ConfigBus
+from configbus.author import Author
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -92,6 +95,36 @@ def test_content_that_workers_refuse_is_named_and_cannot_be_repaired(shell: Shel
     assert finding["field"].startswith("drawdown_reduction_tiers")
     assert finding["found"] == "[7]"
     assert not finding["repaired"]
+
+
+def test_a_change_on_its_way_to_redis_is_no_difference(shell: Shell) -> None:
+    servers = {name: shell.environ[f"CONFIGBUS_{name.upper()}"] for name in ("database_url", "redis_url")}
+    ended = threading.Event()
+
+    def write() -> None:
+        with Author.connect(**servers, environment="production") as author:
+            for number in count():
+                author.set({"risk.max_order_attempts": 3 + number % 6})
+                if ended.wait(0.02):
+                    return
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        found = [shell("verify") for _ in range(25)]
+    finally:
+        ended.set()
+        thread.join()
+    assert {done.returncode for done in found} == {0}, [done.stdout for done in found if done.returncode]
+
+
+def test_a_redis_of_another_epoch_has_no_lag(shell: Shell) -> None:
+    assert shell("epoch", "raise").returncode == 0
+    bypass(shell, "UPDATE configbus.environment SET epoch = epoch - 1000")
+    done = shell("status")
+    assert done.returncode == 8
+    assert "in step      no, Redis follows a newer epoch\n" in done.stdout
+    assert json.loads(shell("status", "--json").stdout)["lag"] is None
 
 
 def test_a_restore_is_followed_after_a_new_epoch(shell: Shell, client: Any) -> None:

@@ -100,8 +100,8 @@ def of_another_environment(path: Path) -> None:
 
 WRONG: dict[str, Callable[[Path], object]] = {
     "is no last-good snapshot": lambda path: path.write_bytes(b""),
-    "has format '2', and this configbus reads 1": lambda path: path.write_text(
-        path.read_text().replace("format 1", "format 2")
+    "has format '9', and this configbus reads 2": lambda path: path.write_text(
+        path.read_text().replace("format 2", "format 9")
     ),
     "is of 'configbus:{staging}:', not of 'configbus:{production}:'": of_another_environment,
     "Is a directory|is no regular file": lambda path: become(path, lambda gone: gone.mkdir()),

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+import os
 import re
 import stat
+import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,9 +19,10 @@ from buses import connected_bus
 from relays import running_relay
 from waiting import until
 
-from configbus import ConfigBus
+from configbus import AsyncConfigBus, ConfigBus
 from configbus.errors import NotReady
 from configbus.reads import plan
+from configbus.wire import FARTHEST, Head, Keys, bookmark
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -135,6 +139,84 @@ def test_a_block_that_is_held_starts_on_its_last_good_content(
             assert again.get("trading.score_threshold", None, max_age=60) is None
 
 
+@pytest.mark.usefixtures("relay")
+def test_workers_of_other_code_that_share_the_file_keep_what_one_of_them_holds(
+    keeping: dict[str, Any], author: Author
+) -> None:
+    both = keeping | {"follow": ["trading", "risk"]}
+    earlier = both | {"domains": "faults.strict_domains"}
+    with ConfigBus.connect(**both, worker="today's", require="live") as bus:
+        with ConfigBus.connect(**earlier, worker="yesterday's", require="live") as held:
+            held.wait_for(author.set({"trading.max_slippage_exit_bps": 180}))
+            author.set({"trading.max_slippage_exit_bps": 300})
+            until(lambda: "trading" in held.held)
+        bus.wait_for(author.set({"risk.max_order_attempts": 9}))
+    for redis_url in (keeping["redis_url"], DOWN):
+        with ConfigBus.connect(**earlier | {"redis_url": redis_url}, require="known", start_timeout=1.0) as held:
+            assert held.get("trading.max_slippage_exit_bps") == 180
+            assert held.get("risk.max_order_attempts") == 9
+            assert held.held["trading"].revision == 3
+    with ConfigBus.connect(**both | {"redis_url": DOWN}, require="known", start_timeout=1.0) as bus:
+        assert bus.get("trading.max_slippage_exit_bps") == 300
+
+
+@pytest.mark.usefixtures("relay")
+@DRIVERS
+def test_an_epoch_that_cannot_be_is_not_followed_and_does_not_spoil_the_file(
+    driver: str, keeping: dict[str, Any], caplog: pytest.LogCaptureFixture, published: Settings
+) -> None:
+    keys = Keys("configbus", "production")
+    with (
+        redis.Redis.from_url(published.require("redis_url"), decode_responses=True) as client,
+        connected_bus(driver, **keeping, require="live") as driven,
+    ):
+        head = client.hgetall(keys.head)
+        forged = Head(head["bus"], head["system"], int(head["epoch"]) + 2 * FARTHEST, 1, head["state"])
+        client.publish(keys.channel, bookmark(forged, ""))
+        until(lambda: any("head_ignored" in record.message for record in caplog.records))
+        client.hset(keys.head, mapping=forged.fields())
+        until(lambda: client.hget(keys.head, "epoch") == head["epoch"])
+        driven.until(lambda reads: reads.age < 1.0)
+        assert driven.reads.epoch == int(head["epoch"])
+    kept = the_file(keeping).read()
+    assert kept is not None
+    file_of(keeping).unlink()
+    the_file(keeping).write(replace(kept, head=forged))
+    with connected_bus(driver, **keeping, require="live") as driven:
+        assert driven.reads.epoch == int(head["epoch"])
+        until(lambda: (the_file(keeping).read() or kept).head.epoch == int(head["epoch"]))
+
+
+@pytest.mark.usefixtures("relay")
+def test_the_file_stays_where_it_was_when_the_program_goes_elsewhere(
+    keeping: dict[str, Any], author: Author, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    with ConfigBus.connect(**keeping | {"snapshot_dir": "kept"}, require="live") as bus:
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        bus.wait_for(author.set({"risk.max_order_attempts": 9}))
+    kept = the_file(keeping).read()
+    assert kept is not None
+    assert kept.head.revision == 2
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.usefixtures("relay")
+async def test_a_close_that_is_cancelled_leaves_no_thread(keeping: dict[str, Any]) -> None:
+    before = threading.active_count()
+    for turns in range(6):
+        bus = await AsyncConfigBus.connect(**keeping, require="live")
+        closing = asyncio.create_task(bus.close())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        closing.cancel()
+        await asyncio.gather(closing, return_exceptions=True)
+        await bus.close()
+    await asyncio.to_thread(until, lambda: not [t for t in threading.enumerate() if t.name == "configbus-snapshot"])
+    assert threading.active_count() <= before + 1  # the one of `to_thread`
+
+
 @DRIVERS
 def test_a_file_of_another_installation_gives_way_to_live_servers(
     driver: str, published: Settings, keeping: dict[str, Any], caplog: pytest.LogCaptureFixture
@@ -172,6 +254,11 @@ def directory(path: Path) -> None:
     path.mkdir()
 
 
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path, 0o600)
+
+
 def symlink(path: Path) -> None:
     path.rename(path.with_suffix(".elsewhere"))
     path.symlink_to(path.with_suffix(".elsewhere"))
@@ -180,9 +267,10 @@ def symlink(path: Path) -> None:
 REFUSED: dict[str, Callable[[Path], object]] = {
     "snapshot": lambda path: path.write_text(""),
     "checksum": lambda path: path.write_text(path.read_text()[:-9]),
-    "format '9'": lambda path: path.write_text(path.read_text().replace("format 1", "format 9")),
+    "format '9'": lambda path: path.write_text(path.read_text().replace("format 2", "format 9")),
     "UnicodeDecodeError": lambda path: path.write_bytes(b"\xff\xfe"),
-    "Is a directory|regular": directory,
+    "is no regular file": directory,
+    "regular file": pipe,
     "symbolic links": symlink,
     "others may write": lambda path: path.chmod(0o622),
 }

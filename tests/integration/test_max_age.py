@@ -11,6 +11,7 @@ from relays import running_relay
 
 from configbus import ConfigBus
 from configbus.errors import ConfigBusError, Stale
+from configbus.reads import Reads
 
 if TYPE_CHECKING:
     from configbus.author import Author
@@ -57,3 +58,26 @@ def test_a_held_block_is_refused_and_the_others_are_not(
             bus.get("trading.score_threshold", max_age=3)
         assert bus.get("trading.score_threshold", None, max_age=3) is None
         assert str(bus.get("trading.score_threshold")) == "0.700"
+
+
+def test_a_value_is_no_older_than_its_age_whatever_is_adopted_meanwhile(
+    published: Settings, worker: dict[str, Any], author: Author
+) -> None:
+    with running_relay(published), ConfigBus.connect(**worker, require="live") as bus:
+        early = bus.snapshot
+        bus.wait_for(author.set({"risk.max_order_attempts": 9}))
+        late = bus.snapshot
+
+    class Overtaken(Reads):
+        """One whose copy is renewed just while it is asked for its age."""
+
+        _snapshot = early
+
+        @property
+        def age(self) -> float:
+            was = 100.0 if self._snapshot is early else 0.0
+            self._snapshot = late
+            return was
+
+    with pytest.raises(Stale):
+        Overtaken().get("risk.max_order_attempts", max_age=3)

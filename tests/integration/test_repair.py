@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +19,11 @@ from configbus.author import Author
 from configbus.link import Link
 from configbus.publisher import Publisher
 from configbus.reader import Reader
+from configbus.relay import Relay
 from configbus.repair import Repair
+from configbus.settings import load_settings
 from configbus.store.connect import Place, connected
-from configbus.verification import begin_epoch
+from configbus.verification import begin_epoch, verify
 from configbus.wire import Keys, read_head
 
 if TYPE_CHECKING:
@@ -133,8 +136,6 @@ def test_a_worker_that_runs_sees_nothing_of_the_damage(relay: Settings, client: 
     with ConfigBus.connect(**worker, require="live") as bus:
         bus.on_change("*", lambda change: seen.append(change.fields) if change.old is not None else None)
         for how in WAYS:
-            if how == "a head with an absurd epoch that fits its check":
-                continue  # who can forge that is believed, until signing is there
             put_right(client, how)
         with Author(relay) as author:
             bus.wait_for(author.set({"risk.max_order_attempts": 9}))
@@ -296,6 +297,32 @@ def test_a_role_without_rights_cannot_have_its_own_rows_released(published: Sett
         assert operator.execute("SELECT * FROM configbus.drift('production')").fetchall() == []
         operator.execute(sql.SQL("DROP OWNED BY {}").format(sql.Identifier(role)))
         operator.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
+
+
+def test_a_field_that_postgres_cannot_name_is_recorded_too(relay: Settings, client: Any) -> None:
+    client.hset(KEYS.block("risk"), "a\0b", "1")
+    with Reader(relay) as reader:
+        until(lambda: any(line.action == "repair" for line in reader.audit("risk")))
+        line = reader.audit("risk", limit=1)[0]
+    assert line.changed_fields == ("a\ufffdb",)
+
+
+def test_verify_repairs_however_many_blocks_bypassed_the_triggers(sample_database_url: str, redis_url: str) -> None:
+    servers = {"database_url": sample_database_url, "redis_url": redis_url, "environment": "production"}
+    settings = load_settings({}, **servers, domains="configbus.domains,sample_domains", actor="tester")
+    Relay(settings, threading.Event()).bring_up()
+    with psycopg.connect(sample_database_url) as operator:
+        operator.execute(BYPASS)
+        operator.execute(
+            "INSERT INTO configbus.lane_config (environment, key, name, status, version, activated_at, activated_by,"
+            " created_at, created_by, updated_at, updated_by)"
+            " SELECT 'production', 'k' || i, 'k' || i, 'active', 1, now(), 'x', now(), 'x', now(), 'x'"
+            " FROM generate_series(1, 501) AS i"
+        )
+    found = verify(settings, repair=True)
+    assert len({finding.block for finding in found}) == 501
+    assert all(finding.repaired for finding in found)
+    assert verify(settings, repair=False) == []
 
 
 def test_what_is_damaged_for_ever_is_recorded_once_a_minute_and_cut(relay: Settings, client: Any) -> None:

@@ -49,7 +49,7 @@ def test_half_a_file_is_noticed(length: int) -> None:
     [
         ("", "no last-good snapshot"),
         ("junk", "no last-good snapshot"),
-        (TEXT.replace("format 1", "format 2"), "has format '2', and this configbus reads 1"),
+        (TEXT.replace("format 2", "format 9"), "has format '9', and this configbus reads 2"),
         (TEXT + "more", "checksum"),
         (to_text(kept(), "configbus:{staging}:"), "is of 'configbus:{staging}:'"),
         (to_text(replace(kept(), index={}), WHERE), "does not add up"),
