@@ -51,7 +51,9 @@ class _Turn:
 
 @dataclass(slots=True)
 class _Proof:
-    """The first stamp seen on a poll connection: no proof of freshness until the relay has moved it."""
+    """The first stamp seen on a poll connection: no proof of freshness until the relay has moved it. One that came with
+    another head, which nobody announced, may be of another copy, and is a first one again.
+    """
 
     connection: int
     stamp: int
@@ -192,11 +194,12 @@ class Follower(Receiver):
         stamp = wire.read_stamp(look.head)
         if stamp is None:
             return PROOF_SECONDS
-        if self._proof is None or self._proof.connection != look.connection:
-            self._proof = _Proof(look.connection, stamp)
-        elif stamp != self._proof.stamp:
-            self._proof.moved = True
-        if not self._proof.moved:
+        proof = self._proof
+        if proof is None or proof.connection != look.connection or (ahead and not proof.moved):
+            self._proof = proof = _Proof(look.connection, stamp)
+        elif stamp != proof.stamp:
+            proof.moved = True
+        if not proof.moved:
             return PROOF_SECONDS
         age = (look.time - stamp) / 1_000_000
         if age < 0:

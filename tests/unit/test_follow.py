@@ -731,6 +731,27 @@ def test_the_first_stamp_of_a_connection_is_no_proof_and_is_looked_at_again_afte
     assert script.vouched == [1.2]
 
 
+def test_a_stamp_that_came_with_a_head_nobody_announced_is_a_first_one_again() -> None:
+    history = base()
+    script = started(history)
+    script.until(0.1, looked(history.head, asked=0.0))
+    script.until(0.7)
+    script.answer(DONE)
+    history.release({"trading": {"size": 2}})
+    second = looked(history.head, asked=0.7)
+    script.answer(second)
+    assert isinstance(script.read(history), Receive)
+    assert script.vouched == []
+    script.until(1.3)
+    script.answer(DONE)
+    script.answer(replace(looked(history.head, asked=1.3), head=second.head))
+    assert script.vouched == []
+    script.until(1.9)
+    script.answer(DONE)
+    script.answer(looked(history.head, asked=1.9))
+    assert script.vouched == [1.9]
+
+
 def test_a_stamp_that_has_moved_backwards_has_moved() -> None:
     # After a failover the new server's clock may be behind: then the stamp is old, and says so by itself.
     history = base()
