@@ -746,10 +746,10 @@ def test_a_stamp_that_came_with_a_head_nobody_announced_is_a_first_one_again() -
     script.answer(DONE)
     script.answer(replace(looked(history.head, asked=1.3), head=second.head))
     assert script.vouched == []
-    script.until(1.9)
+    script.until(2.0)
     script.answer(DONE)
-    script.answer(looked(history.head, asked=1.9))
-    assert script.vouched == [1.9]
+    script.answer(looked(history.head, asked=2.0))
+    assert script.vouched == [2.0]
 
 
 def test_a_stamp_that_has_moved_backwards_has_moved() -> None:
