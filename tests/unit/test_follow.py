@@ -746,6 +746,7 @@ def test_a_stamp_that_came_with_a_head_nobody_announced_is_a_first_one_again() -
     script.answer(DONE)
     script.answer(replace(looked(history.head, asked=1.3), head=second.head))
     assert script.vouched == []
+    script.until(1.4, Arrived(Step(history.head, EMPTY_STATE, ()).bookmark))
     script.until(2.0)
     script.answer(DONE)
     script.answer(looked(history.head, asked=2.0))
