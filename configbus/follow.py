@@ -51,12 +51,13 @@ class _Turn:
 
 @dataclass(slots=True)
 class _Proof:
-    """The first stamp seen on a poll connection: no proof of freshness until the relay has moved it. One that came with
-    another head, which nobody announced, may be of another copy, and is a first one again.
+    """The first stamp seen on a poll connection: no proof of freshness until the relay has moved it. That a relay did so
+    shows in its being heard, too: a stamp may also move because Redis loads another old copy.
     """
 
     connection: int
     stamp: int
+    heard: bool = False
     moved: bool = False
 
 
@@ -157,6 +158,8 @@ class Follower(Receiver):
             return
         if not (yield from self._ours(message.head)):
             return
+        if self._proof is not None:
+            self._proof.heard = True
         received = self.received
         if received is None or self._is_of_others(message.head):
             yield from self._load()
@@ -195,9 +198,9 @@ class Follower(Receiver):
         if stamp is None:
             return PROOF_SECONDS
         proof = self._proof
-        if proof is None or proof.connection != look.connection or (ahead and not proof.moved):
+        if proof is None or proof.connection != look.connection:
             self._proof = proof = _Proof(look.connection, stamp)
-        elif stamp != proof.stamp:
+        elif stamp != proof.stamp and proof.heard:
             proof.moved = True
         if not proof.moved:
             return PROOF_SECONDS

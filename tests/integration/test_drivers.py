@@ -47,6 +47,7 @@ class HandPublisher:
 
     def stamp(self) -> None:
         self._client.hset(KEYS.head, "asof", str(time.time_ns() // 1000))
+        self.bookmark()
 
     def close(self) -> None:
         self._client.close()
