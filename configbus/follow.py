@@ -51,8 +51,9 @@ class _Turn:
 
 @dataclass(slots=True)
 class _Proof:
-    """The first stamp seen on a poll connection: no proof of freshness until the relay has moved it. That a relay did so
-    shows in its being heard, too: a stamp may also move because Redis loads another old copy.
+    """The first stamp seen on a poll connection: no proof of freshness until a relay has moved it, and was heard.
+
+    It may also move because Redis loads another old copy.
     """
 
     connection: int
