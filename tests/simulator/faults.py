@@ -178,9 +178,11 @@ def database_set_back(world: World) -> str:
 
 
 def _is_current(world: World) -> bool:
-    """Whether Redis knows all that Postgres does: what it does not know can be lost without a trace."""
+    """Whether Redis knows all that Postgres does, and relays can read it: what it does not know can be lost without a
+    trace.
+    """
     head = world.redis.data.get(KEYS.head)
-    return isinstance(head, dict) and world.postgres.head.fields().items() <= head.items()
+    return isinstance(head, dict) and "needs" not in head and world.postgres.head.fields().items() <= head.items()
 
 
 def worker_paused(world: World) -> str | None:
