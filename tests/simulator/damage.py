@@ -95,7 +95,7 @@ def field_edited(world: World) -> str | None:
     key = world.random.choice([*hashes, *(hashes.keys() & {KEYS.head})])
     fields = hashes[key]
     field = world.random.choice([*sorted(fields), *[name for name in ("asof", "@with") if name in fields] * 3])
-    if len(fields) > 1 and (world.random.random() < 0.3 or (key == KEYS.head and field == "v")):
+    if len(fields) > 1 and (world.random.random() < 0.3 or (key == KEYS.head and field in ("v", "needs"))):
         del fields[field]
     else:
         fields[field] = world.random.choice(JUNK)
