@@ -30,6 +30,8 @@ from configbus.protocol import (
 from configbus.receive import Asking, Receiver, Steps
 from configbus.wire import Head, Malformed, Position
 
+FIRST_PAUSE = 0.05
+"""Before the second attempt to connect; at most three times as long, by chance."""
 LOOK_SECONDS = 1.0
 """Pause between two looks at the head."""
 PROOF_SECONDS = 0.6
@@ -74,15 +76,18 @@ class Follower(Receiver):
             self._recall(self.last_good)
         if self.snapshot is not None and self.received and self.snapshot.position != self.received.position:
             yield from self._adopt(self.received, "redis")
-        pause = 0.05
+        pause = FIRST_PAUSE
         while True:
+            began = self.now
             fault = yield from self._connect()
             if fault is None:
                 self._reported.clear()
-                pause = 0.05
+                pause = FIRST_PAUSE
                 fault = yield from self._listen()
             yield from self._report("warning", "connection_lost", reason=fault)
             yield from self._fall_back()
+            if self.now > began + pause:  # an attempt that took its time was pause enough
+                pause = FIRST_PAUSE
             yield from self._wait(min(pause, self._limit()), min(3 * pause, 0.5, self._limit()))
             yield from self._answer(self._ticket, f"not connected: {fault}")
             pause = min(2 * pause, 0.25)

@@ -1434,3 +1434,10 @@ def test_lost_repeated_and_reordered_messages_lead_to_the_head(order: list[int])
         found = {name: entry_fields(newest.entries[name]) for name in script.command.names}
         script.answer(Reading(0, newest.head.fields(), newest.index, found))
     assert script.adopted[-1].position == MOMENTS[5].head.position
+
+
+def test_an_attempt_that_took_its_time_is_pause_enough() -> None:
+    script = Script()
+    for _ in range(4):
+        assert script.answer(Failed("no answer within 1.0 s"), after=1.0) == SHORTLY
+        assert isinstance(script.answer(DONE), Subscribe)
