@@ -22,10 +22,10 @@ up: $(INSTALLED)
 	@.venv/bin/configbus up
 
 test: $(INSTALLED)
-	@.venv/bin/pytest -n 4
+	@.venv/bin/pytest -n 3
 
 test-lowest: .venv-lowest/.installed
-	@.venv-lowest/bin/pytest -n 4
+	@.venv-lowest/bin/pytest -n 3
 
 faults: $(INSTALLED)
 	@.venv/bin/pytest tests/faults -m 'long or not long'
