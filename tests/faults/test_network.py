@@ -125,7 +125,8 @@ def test_a14_workers_of_a_lagging_replica_say_so_and_follow_it(bare_cluster: Clu
             load.reached(200)
             proxy.manner = "pass"
             cluster.healed()
-            load.reached(220)
+            load.reached(280)
+            cluster.hurt()
             cut = now()
             proxy.silence()
             until(lambda: primary.info("stats")["sync_partial_ok"] > 0, 10.0)
