@@ -122,7 +122,8 @@ def _untrue_vouch(history: History, life: Life, shown: _Shown) -> str | None:
                     continue
                 return f"at {at:.4f} it is vouched to be complete at {since:.4f}, without {commit.head.position}"
         lost = max((truth.lost for truth in view.truths), default=math.inf)
-        if lost < since - SLACK_SECONDS and not _is_excused(history, view, since, None):
+        known = not any(truth.hidden for truth in view.truths)
+        if known and lost < since - SLACK_SECONDS and not _is_excused(history, view, since, None):
             return f"at {at:.4f} it is vouched to be complete at {since:.4f}, what it shows was lost at {lost:.4f}"
     return None
 

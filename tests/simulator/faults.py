@@ -158,6 +158,8 @@ def failed_over(world: World) -> str:
         if not _is_current(world):
             return "spared"
         world.lost = old.head.position
+    for truth in old.line[-lost:] if lost and not _is_current(world) else ():
+        truth.hidden = True
     world.promote(old.promote_standby(world.clock.now, lost))
     until = 0.0 if random.random() < 0.4 else random.uniform(0, 1.5 * world.left)
     if until < world.left:

@@ -36,6 +36,8 @@ class Truth:
     releases: tuple[Published, ...]
     """All that led to it."""
     lost: float = math.inf
+    hidden: bool = False
+    """Redis did not hold it any more when it was lost: nothing but workers knew of it then."""
 
 
 @dataclass(slots=True)
