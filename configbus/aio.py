@@ -16,17 +16,18 @@ from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
 from configbus import protocol
 from configbus.aiolink import AsyncLink
+from configbus.aiopoll import AsyncPoll
 from configbus.aiosubscription import Subscription, is_cancelled
 from configbus.change import Change, Pending, changes_between, read_target
 from configbus.errors import Closed, ConfigBusError, NotInTime, Unavailable
 from configbus.lastgood_file import LastGoodWriter
-from configbus.link import looking_commands, pushed, reading_commands, reading_of
+from configbus.link import pushed
 from configbus.protocol import ANSWER_SECONDS, DONE, Failed
 from configbus.reads import Reads, check_callback, now, offer_changes, plan, reached, read_store, report
 from configbus.wire import Malformed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Generator, Iterable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
 
     from configbus.block import Block
     from configbus.reads import Plan
@@ -52,8 +53,8 @@ class AsyncConfigBus(Reads):
         self._plan = the_plan
         url = the_plan.settings.require("redis_url")
         name = the_plan.settings.worker
-        self._push, self._poll = AsyncLink(url, name), AsyncLink(url, name)
-        self._poll_lock = asyncio.Lock()
+        self._push = AsyncLink(url, name)
+        self._poll = AsyncPoll(the_plan)
         self._started = False
         self._closed = False
         self._inbox: deque[protocol.Event] = deque()
@@ -76,10 +77,11 @@ class AsyncConfigBus(Reads):
         follow: Iterable[str] | None = None,
         require: str | None = None,
         start_timeout: float = 5.0,
+        listed: bool = True,
         **options: Any,
     ) -> Connecting[Self]:
         """Await it for a bus, or use it in `async with`; see ConfigBus.connect for what it stands on and raises."""
-        return Connecting(cls, plan(follow, require, start_timeout, options))
+        return Connecting(cls, plan(follow, require, start_timeout, options, listed=listed))
 
     @overload
     def on_change(self, target: str | type[Block]) -> Callable[[C], Subscription]: ...
@@ -167,6 +169,7 @@ class AsyncConfigBus(Reads):
             self._writer.end()  # even if this very call is cancelled
         if others:
             await asyncio.wait(others, timeout=2 * ANSWER_SECONDS)
+        await self._poll.leave()
         await self._hang_up()
         if self._writer is not None:
             await asyncio.to_thread(self._writer.close)
@@ -204,8 +207,8 @@ class AsyncConfigBus(Reads):
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def _post(self, event: protocol.Event) -> None:
-        self._inbox.append(event)
+    async def _post(self, event: Awaitable[protocol.Event]) -> None:
+        self._inbox.append(await event)
         self._nudge()
 
     def _nudge(self, _done: object = None) -> None:
@@ -249,7 +252,9 @@ class AsyncConfigBus(Reads):
                 if self._writer is not None:
                     self._writer.vouch(now() - since)
             case protocol.Look():
-                self._spawn(self._look(now()))
+                self._spawn(self._post(self._poll.look(now())))
+            case protocol.Say(presence):
+                self._spawn(self._post(self._poll.say(presence)))
             case protocol.Subscribe() | protocol.Ping() | protocol.Read() | protocol.ReadStore():
                 return await self._ask(command)
             case protocol.Wait(shortest, longest):
@@ -275,9 +280,7 @@ class AsyncConfigBus(Reads):
                 case protocol.Ping():
                     await self._push.send(("PING",))
                 case protocol.Read(names, seconds):
-                    async with self._poll_lock:
-                        replies = await self._poll.call(*reading_commands(self._plan.keys, names), seconds=seconds)
-                    return reading_of(replies, names)
+                    return await self._poll.read(names, seconds)
                 case protocol.ReadStore(seconds):
                     return await asyncio.to_thread(read_store, self._plan.settings, seconds)
         except (ConfigBusError, Malformed) as error:
@@ -352,19 +355,6 @@ class AsyncConfigBus(Reads):
         self._started = True
         offer_changes(before, snapshot, self._subscriptions)
         self._turn()
-
-    async def _look(self, asked: float) -> None:
-        try:
-            async with self._poll_lock:
-                replies = await self._poll.call(*looking_commands(self._plan.keys))
-                generation = self._poll.generation
-            reading = reading_of(replies, ())
-            self._post(protocol.Looked(asked, generation, reading.time, reading.head))
-        except (ConfigBusError, Malformed) as error:
-            self._post(protocol.LookFailed(str(error)))
-        except Exception as error:
-            self._plan.logger.exception("look_failed")
-            self._post(protocol.LookFailed(repr(error)))
 
     async def _watch_state(self, callback: Callable[[State, State], object], told: State) -> None:
         while True:

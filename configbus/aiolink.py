@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from configbus.errors import Unavailable
-from configbus.link import FAULTS, options, reason, unopened
+from configbus.link import FAULTS, options, reason, refusal_in, unopened
 from configbus.protocol import ANSWER_SECONDS
 
 if TYPE_CHECKING:
@@ -44,6 +45,22 @@ class AsyncLink:
         """Send commands at once and return their replies. Raises Unavailable; then the connection is dropped."""
         await self.send(*commands, seconds=seconds)
         return [await self._guarded(self._connection.read_response(), seconds) for _ in commands]
+
+    async def attempt(self, *commands: Sequence[Any]) -> str | None:
+        """Send commands that the server may refuse: None, or its first error, which leaves the connection open.
+
+        Raises Unavailable.
+        """
+        await self.send(*commands)
+        refusals = [await self._guarded(self._refusal(), ANSWER_SECONDS) for _ in commands]
+        return next((refusal for refusal in refusals if refusal), None)
+
+    async def _refusal(self) -> str | None:
+        try:
+            reply = await self._connection.read_response()
+        except redis.ResponseError as error:
+            return reason(error, self._connection)
+        return refusal_in(reply, self._connection)
 
     async def close(self) -> None:
         """Drop the connection; the next use opens a new one."""

@@ -16,18 +16,19 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from sqlalchemy.exc import DBAPIError
 
 from configbus.difference import same
-from configbus.errors import ConfigBusError, Conflict, InvalidValue, Problem, Superseded
+from configbus.errors import ConfigBusError, Conflict, InvalidValue, Problem, SettingsError, Superseded
 from configbus.link import Link
 from configbus.log import log
 from configbus.names import split_block, split_path
 from configbus.publisher import Publisher
 from configbus.reader import Reader
+from configbus.receipt import await_receipt, clock_of
 from configbus.rollback import roll_back
 from configbus.store import versions
 from configbus.store.connect import is_retriable, sql, translated
 from configbus.store.history import content_before, revision_at
 from configbus.store.idempotency import conclude_call, digest_of_call, earlier_call
-from configbus.store.releases import newest_head, own_release
+from configbus.store.releases import age_of_release, newest_head, own_release
 from configbus.store.versions import NewRow
 from configbus.values import as_value, default_texts, put_texts, valid_content, with_values
 from configbus.wire import Keys, Release
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from configbus.block import Domain
+    from configbus.receipt import Receipt
     from configbus.settings import Settings
     from configbus.store.connect import Place
     from configbus.store.releases import Published
@@ -211,6 +213,20 @@ class Author(Reader):
 
         request = ["rollback", "*" if all else sorted(names), revision]
         return self._release(write, request, reason or f"rollback to revision {revision}", idempotency_key)
+
+    def receipt(self, release: Release, timeout: float = 2.0) -> Receipt:
+        """Who has a release: waits until every worker that is there has it or holds it back, at most `timeout` seconds.
+
+        Needs a Redis URL. Raises SettingsError, UnknownRevision, Unavailable.
+        """
+        if (publisher := self._publisher) is None:
+            raise SettingsError("CONFIGBUS_REDIS_URL is not set: workers say there what they have")
+
+        def committed_at() -> int:
+            age = self._read(lambda connection: age_of_release(connection, self._place, release.revision))
+            return clock_of(publisher.link) - round(age * 1_000_000)
+
+        return await_receipt(publisher.link, publisher.keys, release, committed_at, timeout)
 
     def close(self) -> None:
         super().close()

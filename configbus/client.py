@@ -21,7 +21,8 @@ from configbus import protocol
 from configbus.change import Change, Pending, changes_between, read_target
 from configbus.errors import Closed, ConfigBusError, NotInTime, Unavailable
 from configbus.lastgood_file import LastGoodWriter
-from configbus.link import Link, looking_commands, pushed, reading_commands, reading_of
+from configbus.link import Link, pushed
+from configbus.poll import Poll
 from configbus.protocol import ANSWER_SECONDS, DONE, Failed
 from configbus.reads import Reads, check_callback, now, offer_changes, plan, reached, read_store, report
 from configbus.subscription import Subscription
@@ -68,19 +69,18 @@ class ConfigBus(Reads):
         self._inbox: deque[protocol.Event] = deque()
         url = self._plan.settings.require("redis_url")
         name = self._plan.settings.worker
-        self._push, self._poll = Link(url, worker=name), Link(url, worker=name)
+        self._push = Link(url, worker=name)
+        self._poll = Poll(self._plan, self._post)
         self._wake, self._waker = socket.socketpair()
         self._wake.setblocking(False)
         self._waker.setblocking(False)
-        self._poll_lock = threading.Lock()
-        self._looks: queue.SimpleQueue[float | None] = queue.SimpleQueue()
         self._tickets = 0
         self._handed_over = 0
         self._refreshers: dict[int, queue.SimpleQueue[str | None]] = {}
         self._writer = LastGoodWriter(self._plan.file) if self._plan.file is not None else None
         self._threads = [
             threading.Thread(target=target, name=f"configbus-{name}", daemon=True)
-            for name, target in (("follow", self._follow), ("look", self._look))
+            for name, target in (("follow", self._follow), ("poll", self._poll.run))
         ]
 
     @classmethod
@@ -90,15 +90,17 @@ class ConfigBus(Reads):
         follow: Iterable[str] | None = None,
         require: str | None = None,
         start_timeout: float = 5.0,
+        listed: bool = True,
         **options: Any,
     ) -> Self:
         """A bus that stands on Redis, else on Postgres (where `database_url` is set), else on the models' defaults.
 
         `follow` names blocks and domains (`"trading"`, `"strategy/*"`; everything by default). Returns within
-        `start_timeout` seconds; raises NotReady where `require` ("known" or "live") is not met by then.
+        `start_timeout` seconds; raises NotReady where `require` ("known" or "live") is not met by then. Unless
+        `listed` is false it keeps a hash in Redis that says where it stands: `configbus workers` shows it.
         Further options are settings: `redis_url`, `environment`, `namespace`, `domains`, `worker`, ...
         """
-        bus = cls(plan(follow, require, start_timeout, options))
+        bus = cls(plan(follow, require, start_timeout, options, listed=listed))
         bus._start()
         return bus
 
@@ -185,7 +187,7 @@ class ConfigBus(Reads):
         for subscription in subscriptions:
             subscription.cancel()
         self._answer_refreshers(self._tickets, "the bus was closed")
-        self._looks.put(None)
+        self._poll.end()
         self._nudge()
         for thread in self._threads:
             if thread.ident is not None and thread is not threading.current_thread():
@@ -211,8 +213,9 @@ class ConfigBus(Reads):
         if self._sleeps:
             self._asleep = threading.RLock()
             return
-        for connection in (self._push, self._poll, self._wake, self._waker):
+        for connection in (self._push, self._wake, self._waker):
             connection.close()
+        self._poll.drop()
         self._changed = threading.Condition()
         ended = self._closing.is_set() or not self._started
         self._closing = threading.Event()
@@ -323,7 +326,9 @@ class ConfigBus(Reads):
                 if self._writer is not None:
                     self._writer.vouch(now() - since)
             case protocol.Look():
-                self._looks.put(now())
+                self._poll.look(now())
+            case protocol.Say(presence):
+                self._poll.say(presence)
             case protocol.Subscribe() | protocol.Ping() | protocol.Read() | protocol.ReadStore():
                 return self._ask(command)
             case protocol.Wait(shortest, longest):
@@ -347,9 +352,7 @@ class ConfigBus(Reads):
                 case protocol.Ping():
                     self._push.send(("PING",))
                 case protocol.Read(names, seconds):
-                    with self._poll_lock:
-                        self._poll.limit(seconds)
-                        return reading_of(self._poll.call(*reading_commands(self._plan.keys, names)), names)
+                    return self._poll.read(names, seconds)
                 case protocol.ReadStore(seconds):
                     return read_store(self._plan.settings, seconds)
         except (ConfigBusError, Malformed) as error:
@@ -410,24 +413,6 @@ class ConfigBus(Reads):
             self._started = True
             offer_changes(before, snapshot, self._subscriptions)
             self._changed.notify_all()
-
-    # The other threads.
-
-    def _look(self) -> None:
-        while (asked := self._looks.get()) is not None:
-            try:
-                with self._poll_lock:
-                    self._poll.limit(ANSWER_SECONDS)
-                    replies = self._poll.call(*looking_commands(self._plan.keys))
-                    generation = self._poll.generation
-                reading = reading_of(replies, ())
-                self._post(protocol.Looked(asked, generation, reading.time, reading.head))
-            except (ConfigBusError, Malformed) as error:
-                self._post(protocol.LookFailed(str(error)))
-            except Exception as error:
-                self._plan.logger.exception("look_failed")
-                self._post(protocol.LookFailed(repr(error)))
-        self._poll.close()
 
     def _watch_state(self, callback: Callable[[State, State], object], told: State) -> None:
         while True:

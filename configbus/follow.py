@@ -7,9 +7,12 @@ tests do it with a virtual clock. What it holds is in `receive`; when to ask and
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from configbus import wire
+from configbus.presence import PAUSE_SECONDS, Presence
 from configbus.protocol import (
     ANSWER_SECONDS,
     Arrived,
@@ -23,12 +26,21 @@ from configbus.protocol import (
     Pong,
     Receive,
     Refresh,
+    Said,
+    Say,
     Subscribe,
     Subscribed,
     Vouch,
 )
 from configbus.receive import Asking, Receiver, Steps
+from configbus.snapshot import LIVE_SECONDS, Rejection, State, state_of
 from configbus.wire import Head, Malformed, Position
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    Standing = tuple[Position, State, Mapping[str, Rejection]]
+    """What a worker says again as soon as it changes."""
 
 FIRST_PAUSE = 0.05
 """Before the second attempt to connect; at most three times as long, by chance."""
@@ -49,6 +61,9 @@ class _Turn:
     looking: bool = False
     pinged: float | None = None
     asked_at: Position | None = None
+    saying: bool = False
+    said: Standing | None = None
+    said_at: float = -math.inf
 
 
 @dataclass(slots=True)
@@ -66,9 +81,12 @@ class _Proof:
 
 @dataclass(slots=True)
 class Follower(Receiver):
-    """The protocol of one worker."""
+    """The protocol of one worker. `renew_seconds` is how often it says that it is there; None: never."""
 
+    renew_seconds: float | None = None
     _proof: _Proof | None = field(default=None, init=False)
+    _clock: tuple[float, int] | None = field(default=None, init=False)
+    """An instant, and Redis' clock then."""
 
     def run(self) -> Steps:
         """Follow for ever: connect, load, listen; after a loss once more."""
@@ -120,6 +138,7 @@ class Follower(Receiver):
                 turn.looking = True
                 turn.asked_at = self.received.position if self.received else None
                 yield from self._do(Look(ANSWER_SECONDS))
+            yield from self._say(turn)
             event = yield from self._do(Receive(self._next_deadline(turn)))
             if isinstance(event, Subscribed | Arrived | Pong):
                 turn.heard, turn.pinged = self.now, None
@@ -130,11 +149,16 @@ class Follower(Receiver):
                     yield from self._load()
                 case Looked():
                     turn.looking = False
+                    self._clock = event.asked, event.time
                     turn.next_look = self.now + (yield from self._looked(event, turn.asked_at))
                 case LookFailed(reason):
                     turn.looking = False
                     turn.next_look = self.now + LOOK_SECONDS
                     yield from self._report("warning", "look_failed", reason=reason)
+                case Said(fault):
+                    turn.saying = False
+                    if fault is not None:
+                        yield from self._report("warning", "presence_failed", reason=fault)
                 case Refresh(ticket):
                     self._ticket = ticket
                     yield from self._load()
@@ -154,10 +178,38 @@ class Follower(Receiver):
         deadlines = [silence] if turn.looking else [silence, turn.next_look]
         if self.snapshot is None and self._stand_by is not None:
             deadlines.append(self._stand_by)
-        return min(deadlines)
+        return min(*deadlines, self._next_say(turn))
+
+    def _say(self, turn: _Turn) -> Steps:
+        """Say where this worker stands, if that has changed or was said long ago."""
+        if self.now < self._next_say(turn) or (standing := self._standing()) is None or self._clock is None:
+            return
+        position, state, held = standing
+        turn.saying, turn.said, turn.said_at = True, standing, self.now
+        at, clock = self._clock
+        applied, said = (clock + round((instant - at) * 1_000_000) for instant in (self._applied_at, self.now))
+        yield from self._do(Say(Presence(position, state, held, applied, said)))
+
+    def _next_say(self, turn: _Turn) -> float:
+        """When there is something to say."""
+        standing = self._standing()
+        if standing is None or self._clock is None or self.renew_seconds is None or turn.saying:
+            return math.inf
+        if standing != turn.said:
+            return turn.said_at + PAUSE_SECONDS
+        expiry = math.inf if self.vouched is None else self.vouched + LIVE_SECONDS
+        return min(turn.said_at + self.renew_seconds, expiry if expiry > self.now else math.inf)
+
+    def _standing(self) -> Standing | None:
+        snapshot = self.snapshot
+        if snapshot is None:
+            return None
+        return snapshot.position, state_of(snapshot, self.vouched, self.now), snapshot.held
 
     def _message(self, data: bytes) -> Steps:
         try:
+            if self.ring is not None:
+                self.ring.check_message(data)
             message = wire.read_message(data)
         except Malformed as fault:
             yield from self._ignore("message_ignored", fault)
@@ -187,7 +239,7 @@ class Follower(Receiver):
         if not look.head:
             return LOOK_SECONDS
         try:
-            head = wire.read_head(look.head)
+            head = self._read_head(look.head)
         except Malformed as fault:
             yield from self._ignore("head_ignored", fault)
             return LOOK_SECONDS
@@ -201,7 +253,7 @@ class Follower(Receiver):
         elif head == received.head:
             yield from self._confirm(received)
         stamp = wire.read_stamp(look.head)
-        if stamp is None:
+        if stamp is None or (self.ring is not None and not self.ring.is_stamped(head, look.head)):
             return PROOF_SECONDS
         proof = self._proof
         if proof is None or proof.connection != look.connection:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
 REPLY_OF_EXEC = -1
+CHUNK = 500
+"""Hashes that are read in one transaction."""
 FAULTS = (redis.RedisError, OSError)
 WORDS: dict[type[BaseException], str] = {
     redis.exceptions.BusyLoadingError: "LOADING",
@@ -85,6 +87,12 @@ def reason(error: BaseException, connection: Any, otherwise: str = "") -> str:
     return told if where in told else f"{told.rstrip('.')} ({where})"
 
 
+def refusal_in(reply: Any, connection: Any) -> str | None:
+    """The first error among the replies of an EXEC."""
+    errors = [part for part in reply if isinstance(part, redis.ResponseError)] if isinstance(reply, list) else []
+    return reason(errors[0], connection) if errors else None
+
+
 class Link:
     """A connection that is opened on first use and dropped at the first fault; `generation` counts openings."""
 
@@ -132,6 +140,22 @@ class Link:
         """Send commands at once and return their replies. Raises Unavailable; then the connection is dropped."""
         self.send(*commands)
         return [self.receive() for _ in commands]
+
+    def attempt(self, *commands: Sequence[Any]) -> str | None:
+        """Send commands that the server may refuse: None, or its first error, which leaves the connection open.
+
+        Raises Unavailable.
+        """
+        self.send(*commands)
+        refusals = [self._guarded(self._refusal) for _ in commands]
+        return next((refusal for refusal in refusals if refusal), None)
+
+    def _refusal(self) -> str | None:
+        try:
+            reply = self._connection.read_response()
+        except redis.ResponseError as error:
+            return reason(error, self._connection)
+        return refusal_in(reply, self._connection)
 
     def script(self, sha: str, source: str, keys: Sequence[str | bytes], arguments: Sequence[str | bytes]) -> Any:
         """Run a Lua script by its digest, by its text where the server does not know it yet."""
@@ -182,6 +206,18 @@ def reading_of(replies: Sequence[Any], names: Sequence[str]) -> Reading:
     index, *blocks = rest or [[]]
     found = {name: _texts(reply) for name, reply in zip(names, blocks, strict=True)}
     return Reading(int(time[0]) * 1_000_000 + int(time[1]), _texts(head), _texts(index), found)
+
+
+def hashes(link: Link, keys: Sequence[str]) -> list[dict[str, str]]:
+    """What these hashes hold, empty where there is none, or something else. Raises Unavailable."""
+    found = []
+    for first in range(0, len(keys), CHUNK):
+        commands = [("HGETALL", key) for key in keys[first : first + CHUNK]]
+        *_, replies = link.call(("MULTI",), *commands, ("EXEC",))
+        for reply in replies:
+            texts = [] if isinstance(reply, Exception) else [part.decode(errors="replace") for part in reply]
+            found.append(dict(zip(texts[::2], texts[1::2], strict=True)))
+    return found
 
 
 def pushed(reply: Any) -> Event:

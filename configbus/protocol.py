@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from configbus.lastgood import LastGood
+    from configbus.presence import Presence
     from configbus.snapshot import Snapshot
 
 ANSWER_SECONDS = 1.0
@@ -92,6 +93,13 @@ class Vouch:
 
 
 @dataclass(frozen=True, slots=True)
+class Say:
+    """Write to Redis where this worker stands; Done at once, what came of it comes by Receive."""
+
+    presence: Presence
+
+
+@dataclass(frozen=True, slots=True)
 class Refreshed:
     """The answer to the Refresh of this ticket and all before it: None, or why the load came to nothing; Done."""
 
@@ -108,7 +116,7 @@ class Report:
     facts: dict[str, Any]
 
 
-Command = Subscribe | Read | ReadStore | Look | Receive | Ping | Wait | Adopt | Keep | Vouch | Refreshed | Report
+Command = Subscribe | Read | ReadStore | Look | Receive | Ping | Wait | Adopt | Keep | Vouch | Say | Refreshed | Report
 
 
 # What comes back.
@@ -167,6 +175,13 @@ class LookFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class Said:
+    """The answer to a Say: None, or why it was not written."""
+
+    fault: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Lost:
     """The push connection is gone."""
 
@@ -185,6 +200,6 @@ class Nothing:
     """The instant came, and there was nothing to read."""
 
 
-Event = Done | Failed | Reading | Subscribed | Arrived | Pong | Looked | LookFailed | Lost | Refresh | Nothing
+Event = Done | Failed | Reading | Subscribed | Arrived | Pong | Looked | LookFailed | Said | Lost | Refresh | Nothing
 
 DONE = Done()

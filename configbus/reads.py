@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import json
 import math
+import os
+import random
+import socket
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +20,7 @@ from configbus.follow import Follower
 from configbus.lastgood_file import LastGoodFile
 from configbus.log import log
 from configbus.names import split_path
+from configbus.presence import RENEW_SECONDS
 from configbus.protocol import Reading, Report
 from configbus.snapshot import LIVE_SECONDS, MISSING, Origin, Rejection, Selection, Snapshot, State, state_of
 from configbus.wire import Keys, Position, Release, entry_fields
@@ -159,6 +164,7 @@ class Plan:
     require: str | None
     start_timeout: float
     patterns: tuple[str, ...]
+    listed: bool = True
 
     @property
     def logger(self) -> BoundLogger:
@@ -171,12 +177,27 @@ class Plan:
         directory = self.settings.snapshot_dir
         return LastGoodFile(directory, self.keys, self.patterns, self.logger) if directory else None
 
+    @property
+    def identity(self) -> dict[str, str]:
+        """What its own hash in Redis says of this worker, whatever it stands on."""
+        from importlib.metadata import version
+
+        return {
+            "host": socket.gethostname(),
+            "pid": str(os.getpid()),
+            "version": version("configbus"),
+            "follows": json.dumps(self.selection.patterns),
+        }
+
     def follower(self, parent: Follower | None = None) -> Follower:
         """The protocol for this plan; it knows by when it must stand on something, and what was kept for that. In a
         child made by fork it goes on from what its parent had adopted.
         """
+        renew_seconds = random.uniform(*RENEW_SECONDS) if self.listed else None  # noqa: S311  # jitter, not a secret
         if parent is not None:
-            return parent.successor()
+            child = parent.successor()
+            child.renew_seconds = renew_seconds
+            return child
         by = now() + READY_SHARE * self.start_timeout
         kept = self.file.read() if self.file is not None else None
         if kept is not None and kept.vouched is not None:
@@ -189,6 +210,7 @@ class Plan:
             last_good=kept,
             last_good_at=by,
             keeps=self.file is not None,
+            renew_seconds=renew_seconds,
         )
 
     def is_ready(self, reads: Reads) -> bool:
@@ -213,7 +235,14 @@ class Plan:
         )
 
 
-def plan(follow: Iterable[str] | None, require: str | None, start_timeout: float, options: dict[str, Any]) -> Plan:
+def plan(
+    follow: Iterable[str] | None,
+    require: str | None,
+    start_timeout: float,
+    options: dict[str, Any],
+    *,
+    listed: bool = True,
+) -> Plan:
     """A plan from keyword arguments, with CONFIGBUS_* for what is not given. Raises SettingsError."""
     from configbus.catalogue import load_catalogue
     from configbus.settings import load_settings
@@ -228,7 +257,7 @@ def plan(follow: Iterable[str] | None, require: str | None, start_timeout: float
     keys = Keys(settings.namespace, settings.environment)
     selection = Selection(catalogue, patterns)
     named = tuple(patterns if patterns is not None else (domain.name for domain in catalogue))
-    return Plan(settings, catalogue, selection, keys, require, start_timeout, named)
+    return Plan(settings, catalogue, selection, keys, require, start_timeout, named, listed)
 
 
 def check_callback(callback: Callable[..., Any], arguments: int, *, coroutines: bool) -> None:

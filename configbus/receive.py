@@ -87,6 +87,7 @@ class Receiver:
     _reported: dict[str, dict[str, Any]] = field(default_factory=dict, init=False)
     _base: Snapshot | None = field(default=None, init=False)
     _good: dict[str, Entry] = field(default_factory=dict, init=False)
+    _applied_at: float = field(default=0.0, init=False)
 
     def successor(self) -> Self:
         """One that goes on from what was adopted here, and shares nothing that this one changes. What was received may
@@ -195,9 +196,14 @@ class Receiver:
         before, base = self.snapshot, self.snapshot or self._base
         self.snapshot = adopt(received.entries, received.position, origin, base, self.catalogue, self.selection)
         yield from self._report_held(self.snapshot, before)
-        yield from self._do(Adopt(self.snapshot))
+        yield from self._put_in_force(self.snapshot, before)
         if self.keeps:
             yield from self._keep(received, self.snapshot)
+
+    def _put_in_force(self, snapshot: Snapshot, before: Snapshot | None) -> Steps:
+        yield from self._do(Adopt(snapshot))
+        if before is None or before.position != snapshot.position:
+            self._applied_at = self.now
 
     def _report_held(self, snapshot: Snapshot, before: Snapshot | None) -> Steps:
         for name, rejection in snapshot.held.items():
@@ -297,7 +303,7 @@ class Receiver:
                 yield from self._report("error", "standing_on_defaults", reason=reason)
             if self.vouched is not None:
                 yield from self._do(Vouch(self.vouched))
-            yield from self._do(Adopt(self.snapshot))
+            yield from self._put_in_force(self.snapshot, None)
         known = self.snapshot is not None and self.snapshot.origin in ("redis", "postgres")
         if self.has_store and not known and self.now >= self._ask_store_at:
             self._ask_store_at = self.now + STORE_SECONDS

@@ -195,6 +195,7 @@ class Selection:
                 catalogue.locate(pattern)
                 self._names.add(pattern)
         self.singletons = sorted(name for name in self._names if "/" not in name)
+        self.patterns = sorted({*self._names, *(f"{name}/*" for name in self._domains)})
 
     def __contains__(self, name: str) -> bool:
         return name in self._names or split_block(name)[0] in self._domains

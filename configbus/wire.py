@@ -93,6 +93,14 @@ class Keys:
     def block(self, name: str) -> str:
         return f"{self.prefix}block:{name}"
 
+    def worker(self, name: str) -> str:
+        return f"{self.prefix}worker:{name}"
+
+    @property
+    def workers(self) -> str:
+        """The names of all workers, by the instant at which each was last heard of."""
+        return self.prefix + "workers"
+
 
 @dataclass(frozen=True, slots=True)
 class Head:

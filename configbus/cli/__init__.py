@@ -29,6 +29,7 @@ EXIT_STATUS: dict[type[ConfigBusError], int] = {
     Unavailable: 6,
 }
 DIFFERENT = 8
+NOT_EVERYWHERE = 9
 
 
 def main() -> None:

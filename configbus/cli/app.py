@@ -2,7 +2,7 @@
 
 import typer
 
-from configbus.cli import authoring, demo, health, migrating, reading, running, settings, up, verifying
+from configbus.cli import authoring, demo, health, migrating, reading, running, settings, up, verifying, workers
 
 app = typer.Typer(
     name="configbus",
@@ -34,6 +34,7 @@ for command in (
     running.watch,
     running.status,
     health.health,
+    workers.workers,
     verifying.verify,
     settings.settings,
 ):

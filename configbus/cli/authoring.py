@@ -7,8 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from configbus.cli.instants import is_relative, read_moment
-from configbus.cli.options import By, DatabaseUrl, Environment, IdempotencyKey, Json, Reason, RedisUrl, settings_of
-from configbus.cli.output import show_release, show_row
+from configbus.cli.options import (
+    By,
+    DatabaseUrl,
+    Environment,
+    IdempotencyKey,
+    Json,
+    Reason,
+    RedisUrl,
+    Wait,
+    settings_of,
+)
+from configbus.cli.output import show_row
+from configbus.cli.receipts import finish
 from configbus.errors import InvalidValue, Problem
 from configbus.names import split_path
 
@@ -26,6 +37,7 @@ def set_(
     assignments: Annotated[list[str], typer.Argument(metavar="PATH=VALUE", help="trading.score_threshold=0.8")],
     reason: Reason = None,
     key: IdempotencyKey = None,
+    wait: Wait = None,
     database_url: DatabaseUrl = None,
     redis_url: RedisUrl = None,
     environment: Environment = None,
@@ -39,7 +51,7 @@ def set_(
     settings = settings_of(database_url=database_url, redis_url=redis_url, environment=environment, actor=by)
     changes = _read_assignments(assignments, load_catalogue(settings.domains))
     with Author(settings) as author:
-        show_release(author.set(changes, reason=reason, idempotency_key=key), as_json=as_json)
+        finish(author, author.set(changes, reason=reason, idempotency_key=key), wait, as_json=as_json)
 
 
 def draft(
@@ -104,6 +116,7 @@ def activate(
     expect: Expect = None,
     reason: Reason = None,
     key: IdempotencyKey = None,
+    wait: Wait = None,
     database_url: DatabaseUrl = None,
     redis_url: RedisUrl = None,
     environment: Environment = None,
@@ -116,13 +129,14 @@ def activate(
     settings = settings_of(database_url=database_url, redis_url=redis_url, environment=environment, actor=by)
     with Author(settings) as author:
         release = author.activate(row_id, expect=expect, reason=reason, idempotency_key=key)
-    show_release(release, as_json=as_json)
+        finish(author, release, wait, as_json=as_json)
 
 
 def retire(
     block: Annotated[str, typer.Argument(help="strategy/market_maker")],
     reason: Reason = None,
     key: IdempotencyKey = None,
+    wait: Wait = None,
     database_url: DatabaseUrl = None,
     redis_url: RedisUrl = None,
     environment: Environment = None,
@@ -134,7 +148,7 @@ def retire(
 
     settings = settings_of(database_url=database_url, redis_url=redis_url, environment=environment, actor=by)
     with Author(settings) as author:
-        show_release(author.retire(block, reason=reason, idempotency_key=key), as_json=as_json)
+        finish(author, author.retire(block, reason=reason, idempotency_key=key), wait, as_json=as_json)
 
 
 def rollback(
@@ -143,6 +157,7 @@ def rollback(
     everything: Annotated[bool, typer.Option("--all", help="Every block that changed since.")] = False,
     reason: Reason = None,
     key: IdempotencyKey = None,
+    wait: Wait = None,
     database_url: DatabaseUrl = None,
     redis_url: RedisUrl = None,
     environment: Environment = None,
@@ -160,7 +175,7 @@ def rollback(
     with Author(settings) as author:
         moment = read_moment(to, author.now)
         release = author.rollback(blocks or (), to=moment, all=everything, reason=reason, idempotency_key=key)
-    show_release(release, as_json=as_json)
+        finish(author, release, wait, as_json=as_json)
 
 
 def _read_fields(block: str, assignments: Iterable[str], catalogue: Catalogue) -> dict[str, Any]:

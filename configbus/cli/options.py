@@ -21,6 +21,12 @@ IdempotencyKey = Annotated[
     str | None,
     typer.Option("--idempotency-key", help="The same call with the same key makes one release.", show_default=False),
 ]
+Wait = Annotated[
+    float | None,
+    typer.Option(
+        "--wait", min=0, max=3600, metavar="SECONDS", help="Wait for all workers; exit status 9 if one has it not."
+    ),
+]
 Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=100_000, help="How many, the newest first.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object, or one per line.")]
 

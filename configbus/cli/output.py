@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from configbus.difference import Differences
     from configbus.store.versions import VersionRow
-    from configbus.wire import Release
 
 LISTED = 3
 LONGEST = 40
@@ -60,16 +59,6 @@ def show_json(record: Any) -> None:
         typer.echo(json.dumps(plain(record)))
     except RecursionError:
         raise InvalidValue([Problem("document", "is nested too deep to be shown")]) from None
-
-
-def show_release(release: Release, *, as_json: bool) -> None:
-    """What a command that makes a release answers: its revision."""
-    if as_json:
-        show_json(release)
-        return
-    typer.echo(release.revision)
-    if not release.blocks:
-        typer.echo("nothing differs from what is in force", err=True)
 
 
 def show_row(row: VersionRow, *, as_json: bool) -> None:

@@ -70,7 +70,8 @@ def watch(
 
     settings = settings_of(redis_url=redis_url, environment=environment)
     show = _change_json if as_json else _change_line
-    with until_stopped() as stop, ConfigBus.connect(redis_url=settings.redis_url, environment=environment) as bus:
+    options = {"redis_url": settings.redis_url, "environment": environment}
+    with until_stopped() as stop, ConfigBus.connect(**options, listed=False) as bus:
         known = dict(bus.snapshot.adopted)
 
         def tell(change: Change[Any]) -> None:

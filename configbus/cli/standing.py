@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from configbus.errors import ConfigBusError, Unavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from configbus.settings import Settings
 
 
@@ -21,6 +24,20 @@ def of_postgres(settings: Settings) -> dict[str, Any]:
     except Unavailable as error:
         return {"error": str(error)}
     return {"epoch": head.epoch, "revision": head.revision, "state": head.state, "bus": head.bus, "system": head.system}
+
+
+def ages_of(settings: Settings, revisions: Iterable[int]) -> dict[int, float]:
+    """Seconds since each of these releases was made, where there is one. Raises Unavailable."""
+    from configbus.errors import UnknownRevision
+    from configbus.store.connect import Place, connected
+    from configbus.store.releases import age_of_release
+
+    ages = {}
+    with connected(settings.require("database_url")) as connection:
+        for revision in revisions:
+            with suppress(UnknownRevision):
+                ages[revision] = age_of_release(connection, Place(settings.schema, settings.environment), revision)
+    return ages
 
 
 def of_redis(settings: Settings) -> dict[str, Any]:

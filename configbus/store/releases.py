@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import text
 
-from configbus.errors import Conflict, UnknownEnvironment
+from configbus.errors import Conflict, UnknownEnvironment, UnknownRevision
 from configbus.names import near
 from configbus.store.connect import Place, sql
 from configbus.wire import EMPTY_STATE, Entry, Head, make_entry
@@ -30,6 +30,9 @@ ENTRY = """
 STATE_AT = "SELECT state FROM {schema}.release WHERE environment = :environment AND revision = :revision"
 MINE = """
     SELECT xid = pg_current_xact_id() AND began = transaction_timestamp() FROM {schema}.release
+    WHERE environment = :environment AND revision = :revision"""
+AGE = """
+    SELECT extract(epoch FROM clock_timestamp() - released_at) FROM {schema}.release
     WHERE environment = :environment AND revision = :revision"""
 CAPTURE_NOW = """
     SET CONSTRAINTS {schema}.capture_insert, {schema}.capture_update, {schema}.capture_delete IMMEDIATE;
@@ -124,6 +127,15 @@ def releases_after(connection: Connection, place: Place, head: Head, after: int,
         at_head = Head(head.bus, head.system, first.epoch, first.revision, first.state)
         found.append(Published(at_head, first.prev, first.released_at, tuple(map(_entry, entries))))
     return found
+
+
+def age_of_release(connection: Connection, place: Place, revision: int) -> float:
+    """Seconds since a release was made, by the clock of Postgres. Raises UnknownRevision."""
+    given = {"environment": place.environment, "revision": revision}
+    age = connection.scalar(sql(AGE, place.schema), given)
+    if age is None:
+        raise UnknownRevision(f"there is no revision {revision} in {place.environment}")
+    return float(age)
 
 
 def own_release(connection: Connection, place: Place) -> Published | None:

@@ -1,0 +1,134 @@
+"""Who has a release: asked of every worker that is there, in Redis."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from configbus.link import hashes
+from configbus.presence import SEEN_SECONDS, read_names, read_worker
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from configbus.link import Link
+    from configbus.presence import Worker
+    from configbus.wire import Keys, Release
+
+PAUSE_SECONDS = 0.02
+PAUSE_SHARE = 0.1
+"""Of its time that asking may take: with very many workers it is done less often."""
+
+
+class Outcome(StrEnum):
+    """What became of a release at one worker."""
+
+    APPLIED = "applied"
+    HELD = "held"
+    """It refused a block of it: see block, field and reason."""
+    NOT_FOLLOWED = "not followed"
+    """It takes none of the blocks that changed."""
+    MISSING = "missing"
+    """It is there, and has not got so far."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReceipt:
+    """One worker's part of a receipt. `latency` is in seconds, from the commit until it adopted the release, or a later
+    one that it went on to: `revision` is where it stands.
+    """
+
+    worker: str
+    outcome: Outcome
+    revision: int | None
+    latency: float | None = None
+    block: str = ""
+    field: str = ""
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What became of a release at all workers that were heard of within the last 15 s."""
+
+    release: Release
+    workers: tuple[WorkerReceipt, ...]
+
+    @property
+    def is_applied(self) -> bool:
+        """Whether every worker that follows one of its blocks has them in force."""
+        return all(one.outcome in (Outcome.APPLIED, Outcome.NOT_FOLLOWED) for one in self.workers)
+
+    def of(self, outcome: Outcome) -> list[WorkerReceipt]:
+        """The workers with which that came of it."""
+        return [one for one in self.workers if one.outcome is outcome]
+
+
+def clock_of(link: Link) -> int:
+    """Redis' clock in microseconds. Raises Unavailable."""
+    ((seconds, micros),) = link.call(("TIME",))
+    return int(seconds) * 1_000_000 + int(micros)
+
+
+def find_workers(link: Link, keys: Keys) -> tuple[int, list[Worker]]:
+    """Redis' clock in microseconds, and every worker that has not taken its leave, by name. Raises Unavailable."""
+    clock = clock_of(link)
+    (names,) = link.call(("ZRANGE", keys.workers, "0", "-1", "WITHSCORES"))
+    heard = read_names(names)
+    found = hashes(link, [keys.worker(name) for name in heard])
+    workers = [read_worker(name, heard[name], fields) for name, fields in zip(heard, found, strict=True)]
+    return clock, sorted(workers, key=lambda worker: worker.name)
+
+
+def await_receipt(link: Link, keys: Keys, release: Release, committed_at: Callable[[], int], timeout: float) -> Receipt:
+    """What became of a release once no worker is on its way any more, or when the time is over; timeout in seconds.
+
+    `committed_at` gives the instant of its commit by Redis' clock. Raises Unavailable.
+    """
+    until = time.monotonic() + timeout
+    while True:
+        started = time.monotonic()
+        clock, workers = find_workers(link, keys)
+        there = [worker for worker in workers if clock - worker.heard_at < SEEN_SECONDS * 1_000_000]
+        missing = any(_outcome(worker, release) is Outcome.MISSING for worker in there)
+        now = time.monotonic()
+        if not missing or now >= until:
+            return Receipt(release, tuple(_receipts(there, release, committed_at())))
+        time.sleep(min(max(PAUSE_SECONDS, (now - started) / PAUSE_SHARE), until - now))
+
+
+def _receipts(workers: Iterable[Worker], release: Release, committed_at: int) -> Iterable[WorkerReceipt]:
+    for worker in workers:
+        outcome, presence = _outcome(worker, release), worker.presence
+        if presence is None:
+            yield WorkerReceipt(worker.name, outcome, None, reason="it says nothing of itself any more")
+            continue
+        revision = presence.position.revision
+        match outcome:
+            case Outcome.APPLIED:
+                latency = max(presence.applied_at - committed_at, 0) / 1_000_000
+                yield WorkerReceipt(worker.name, outcome, revision, latency)
+            case Outcome.HELD:
+                block = _held(worker, release)[0]
+                why = presence.held[block]
+                yield WorkerReceipt(worker.name, outcome, revision, None, block, why.field, why.reason)
+            case _:
+                reason = f"it says {presence.state}" if outcome is Outcome.MISSING else ""
+                yield WorkerReceipt(worker.name, outcome, revision, reason=reason)
+
+
+def _outcome(worker: Worker, release: Release) -> Outcome:
+    presence = worker.presence
+    if presence is not None and not any(map(worker.is_following, release.blocks)):
+        return Outcome.NOT_FOLLOWED
+    if presence is None or presence.position < release.position:
+        return Outcome.MISSING
+    return Outcome.HELD if _held(worker, release) else Outcome.APPLIED
+
+
+def _held(worker: Worker, release: Release) -> list[str]:
+    """The blocks of a release that a worker holds back."""
+    held = worker.presence.held if worker.presence is not None else {}
+    return [name for name in release.blocks if name in held and held[name].revision >= release.revision]
