@@ -69,7 +69,8 @@ class Author(Reader):
         self._publisher = None
         if settings.redis_url:
             link = Link(settings.redis_url, PUBLISH_SECONDS)
-            self._publisher = Publisher(link, Keys(settings.namespace, settings.environment), self._place)
+            keys = Keys(settings.namespace, settings.environment)
+            self._publisher = Publisher(link, keys, self._place, settings.keyring)
 
     @classmethod
     def connect(cls, **options: Any) -> Self:

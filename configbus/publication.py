@@ -11,7 +11,12 @@ from configbus.wire import FARTHEST, Head, Malformed, NotUnderstood, entry_field
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from configbus.signing import Keyring
     from configbus.wire import Entry
+
+
+UNCOVERED = ("asof", "asof_of", "asof_signature", "published_at", "signature")
+"""Fields of a head that its check does not cover."""
 
 
 class Verdict(Enum):
@@ -26,8 +31,11 @@ class Verdict(Enum):
     FOREIGN = "another installation, or a newer configbus, uses these keys"
 
 
-def judge(found: Mapping[str, str], truth: Head) -> tuple[Verdict, Head | None]:
-    """The verdict on the head's fields as found in Redis, and the head if it is a whole one."""
+def judge(found: Mapping[str, str], truth: Head, ring: Keyring | None = None) -> tuple[Verdict, Head | None]:
+    """The verdict on the head's fields as found in Redis, and the head if it is a whole one.
+
+    With keys a head that none of ours wrote is a broken one, unless it is of another installation: that may be live.
+    """
     if not found:
         return Verdict.LAY_DOWN, None
     try:
@@ -38,7 +46,7 @@ def judge(found: Mapping[str, str], truth: Head) -> tuple[Verdict, Head | None]:
         return Verdict.LAY_DOWN, None
     if head.bus != truth.bus:
         return Verdict.FOREIGN, head
-    if head.epoch > truth.epoch + FARTHEST:
+    if head.epoch > truth.epoch + FARTHEST or (ring is not None and not ring.is_signed(head, found)):
         return Verdict.LAY_DOWN, None
     if head.epoch != truth.epoch:
         return (Verdict.SUPERSEDED if head.epoch > truth.epoch else Verdict.LAY_DOWN), head
@@ -71,6 +79,8 @@ class Difference:
     field: str
     found: str | None
     expected: str | None
+    renewal: bool = False
+    """A signature that is right, made with an older key: nothing is wrong."""
 
 
 def differences(
@@ -79,15 +89,22 @@ def differences(
     found_head: Mapping[str, str],
     found_index: Mapping[str, str],
     found_blocks: Mapping[str, Mapping[str, str]],
+    ring: Keyring | None = None,
 ) -> Iterator[Difference]:
-    """What differs in Redis from a state of Postgres, for the blocks that were read."""
-    covered = {name: found_head[name] for name in found_head if name not in ("asof", "published_at")}
+    """What differs in Redis from a state of Postgres, for the blocks that were read. Without keys signatures are left
+    alone.
+    """
+    covered = {name: found_head[name] for name in found_head if name not in UNCOVERED}
     yield from _between("@head", covered, head.fields())
     yield from _between("@index", found_index, {name: str(entry.mark) for name, entry in entries.items()})
     for name, found in found_blocks.items():
-        entry = entries[name]
-        if entry_text(found.items()) != entry.text:
-            yield from _between(name, found, entry_fields(entry))
+        entry, content = entries[name], {field: found[field] for field in found if field != "@signature"}
+        if entry_text(content.items()) != entry.text:
+            yield from _between(name, content, entry_fields(entry))
+        elif ring is not None and (right := ring.of_block(head.bus, entry)) != (there := found.get("@signature")):
+            yield Difference(name, "@signature", there, right, ring.is_block_signed(head.bus, entry, found))
+    if ring is not None and (right := ring.of_head(head)) != (there := found_head.get("signature")):
+        yield Difference("@head", "signature", there, right, ring.is_signed(head, found_head))
 
 
 def _between(where: str, found: Mapping[str, str], expected: Mapping[str, str]) -> Iterator[Difference]:

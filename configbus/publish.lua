@@ -3,7 +3,8 @@
 -- KEYS: head, index, then one key per block.
 -- ARGV: mode, expected head, channel, message, number of head fields, head fields..., then per block: its
 --       name, its index entry, the number of its fields and values, and these.
--- mode 'next': the head must be the release before (ARGV[2] is "bus:epoch:revision:state").
+-- mode 'next': the head must be the release before (ARGV[2] is "bus:epoch:revision:state", and ":signed" behind it
+--              where the head is to have a signature).
 -- mode 'full': the head must be as it was judged (ARGV[2] is the very thing that was read, field by field);
 --              keys are then laid down anew, index included, and KEYS beyond the blocks are deleted.
 -- mode 'repair': the same for these blocks alone; whatever else there is stays.
@@ -15,7 +16,7 @@ local function hash_or_nothing(key)
     return kind == 'hash' or kind == 'none'
 end
 
-local fields = {'bus', 'v', 'system', 'epoch', 'revision', 'state', 'check'}
+local fields = {'bus', 'v', 'system', 'epoch', 'revision', 'state', 'check', 'signature'}
 local found = {}
 if hash_or_nothing(KEYS[1]) then
     local values = redis.call('HMGET', KEYS[1], unpack(fields))
@@ -29,6 +30,9 @@ local mode = ARGV[1]
 local seen
 if mode == 'next' then
     seen = table.concat({found[1] or '', found[4] or '', found[5] or '', found[6] or ''}, ':')
+    if (found[8] or '') ~= '' then
+        seen = seen .. ':signed'
+    end
     for i = 1, #KEYS do
         if not hash_or_nothing(KEYS[i]) then
             return {'damaged', unpack(found)}

@@ -16,7 +16,7 @@ from configbus.errors import Conflict, HistoryLost, Superseded
 from configbus.log import log
 from configbus.publication import Verdict, is_lost, judge
 from configbus.store.releases import Published, newest_head, newest_state, releases_after, state_at, timeline_of
-from configbus.wire import HEAD_FIELDS, Entry, Head, Keys, announcement, bookmark, entry_fields
+from configbus.wire import SEEN_FIELDS, Entry, Head, Keys, announcement, bookmark, entry_fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from configbus.link import Link
+    from configbus.signing import Keyring
     from configbus.store.connect import Place
 
 BATCH = 100
@@ -45,19 +46,32 @@ class Found:
 
 
 class Publisher:
-    """Publishes one environment over one connection to Redis."""
+    """Publishes one environment over one connection to Redis, signed where there are keys for that."""
 
-    def __init__(self, link: Link, keys: Keys, place: Place) -> None:
+    def __init__(self, link: Link, keys: Keys, place: Place, ring: Keyring | None = None) -> None:
         self.link = link
         self.keys = keys
+        self.ring = ring
         self._place = place
+
+    def judge(self, found: Found, truth: Head) -> tuple[Verdict, Head | None]:
+        """The verdict on a head that was found, and the head if it is a whole one."""
+        return judge(found.fields, truth, self.ring)
+
+    def is_ours(self, found: Found) -> bool:
+        """Whether this process may write over a head: not without keys over one that is signed."""
+        return self.ring is not None or not found.fields.get("signature")
+
+    def bookmark(self, head: Head) -> str:
+        """The message that says only where the head is."""
+        return self._signed(bookmark(head, instant()))
 
     def publish(self, release: Published) -> bool:
         """Publish one release, if Redis stands at the one before it; True if Redis holds it now. Raises Unavailable."""
         answer, found = self._next(release)
         if answer == "published":
             return True
-        return judge(found.fields, release.head)[0] in (Verdict.DONE, Verdict.AHEAD)
+        return self.judge(found, release.head)[0] in (Verdict.DONE, Verdict.AHEAD)
 
     def bring_up(self, connection: Connection) -> Head:
         """Publish whatever was missing when it was called, and return the head that Redis stands at: releases that come
@@ -71,10 +85,15 @@ class Publisher:
             with connection.begin():
                 truth = newest_head(connection, self._place)
                 timeline = timeline_of(connection, self._place)
-                verdict, head = judge(found.fields, truth)
+                verdict, head = self.judge(found, truth)
                 then = state_at(connection, self._place, head.revision) if head is not None else ""
             if head is not None and is_lost(verdict, head, truth, timeline, then):
                 raise HistoryLost(truth.epoch, truth.revision, head.epoch, head.revision)
+            if not self.is_ours(found):
+                raise Conflict(
+                    f"{self.keys.head} is signed, and CONFIGBUS_SIGNING_KEYS is not set here: a relay that has the keys"
+                    f" publishes. To go on without signatures: redis-cli HDEL {self.keys.head!r} signature"
+                )
             due = due or truth
             match verdict:
                 case Verdict.DONE:
@@ -101,14 +120,14 @@ class Publisher:
             if answer == "damaged":
                 return False
             if answer != "published":
-                return judge(found.fields, release.head)[0] in (Verdict.DONE, Verdict.AHEAD)
+                return self.judge(found, release.head)[0] in (Verdict.DONE, Verdict.AHEAD)
         return True
 
     def _next(self, release: Published) -> tuple[str, Found]:
         head = release.head
-        expected = f"{head.bus}:{head.epoch}:{head.revision - 1}:{release.prev}".encode()
-        message = announcement(head, release.prev, release.at, release.entries)
-        answer, found = self._run("next", expected, message, head, release.entries, [])
+        expected = f"{head.bus}:{head.epoch}:{head.revision - 1}:{release.prev}{':signed' if self.ring else ''}"
+        message = self._signed(announcement(head, release.prev, release.at, release.entries))
+        answer, found = self._run("next", expected.encode(), message, head, release.entries, [])
         if answer == "published":
             log.info(
                 "release_published",
@@ -121,11 +140,11 @@ class Publisher:
     def lay_down(self, connection: Connection, found: Found) -> bool:
         """Replace everything with the newest state, unless the head is not the one that was found any more."""
         state = newest_state(connection, self._place)
-        if judge(found.fields, state.head)[0] in (Verdict.AHEAD, Verdict.DIVERGED, Verdict.SUPERSEDED):
+        if self.judge(found, state.head)[0] in (Verdict.AHEAD, Verdict.DIVERGED, Verdict.SUPERSEDED):
             return False
         names = {self.keys.block(entry.name).encode() for entry in state.entries}
         stray = [key for key in self._block_keys() if key not in names]
-        answer, _ = self._run("full", found.seen, bookmark(state.head, instant()), state.head, state.entries, stray)
+        answer, _ = self._run("full", found.seen, self.bookmark(state.head), state.head, state.entries, stray)
         if answer == "published":
             log.warning(
                 "state_laid_down",
@@ -138,17 +157,23 @@ class Publisher:
 
     def rewrite(self, head: Head, entries: Iterable[Entry], found: Found) -> bool:
         """Lay down these blocks anew at the same position, unless the head is not the one that was found any more."""
-        answer, _ = self._run("repair", found.seen, bookmark(head, instant()), head, entries, [])
+        answer, _ = self._run("repair", found.seen, self.bookmark(head), head, entries, [])
         return answer == "published"
 
     def _run(
         self, mode: str, expected: bytes, message: str, head: Head, entries: Iterable[Entry], stray: list[bytes]
     ) -> tuple[str, Found]:
-        fields = [part for pair in (head.fields() | {"published_at": instant()}).items() for part in pair]
+        facts = head.fields() | {"published_at": instant()}
+        if self.ring is not None:
+            facts["signature"] = self.ring.of_head(head)
+        fields = [part for pair in facts.items() for part in pair]
         arguments: list[str | bytes] = [mode, expected, self.keys.channel, message, str(len(fields)), *fields]
         keys: list[str | bytes] = [self.keys.head, self.keys.index]
         for entry in entries:
-            pairs = [part for pair in entry_fields(entry).items() for part in pair]
+            content = entry_fields(entry)
+            if self.ring is not None:
+                content["@signature"] = self.ring.of_block(head.bus, entry)
+            pairs = [part for pair in content.items() for part in pair]
             arguments += [entry.name, str(entry.mark), str(len(pairs)), *pairs]
             keys.append(self.keys.block(entry.name))
         answer, *found = self.link.script(SHA, SCRIPT, [*keys, *stray], arguments)
@@ -158,8 +183,11 @@ class Publisher:
         """The head as Redis has it now."""
         ((kind,), values, needs) = self.link.call(("TYPE", self.keys.head)), [], None
         if kind in (b"hash", b"none"):
-            ((*values, needs),) = self.link.call(("HMGET", self.keys.head, *HEAD_FIELDS, "needs"))
+            ((*values, needs),) = self.link.call(("HMGET", self.keys.head, *SEEN_FIELDS, "needs"))
         return _found(values, needs)
+
+    def _signed(self, message: str) -> str:
+        return message if self.ring is None else self.ring.signed(message)
 
     def _block_keys(self) -> list[bytes]:
         cursor, found = b"0", list[bytes]()
@@ -178,9 +206,9 @@ def instant() -> str:
 
 def _found(values: list[bytes | None], needs: bytes | None = None) -> Found:
     """What HMGET or the script brought; anything but all the fields means that the key is no hash."""
-    if len(values) != len(HEAD_FIELDS):
+    if len(values) != len(SEEN_FIELDS):
         return Found(b"not a hash", {"head": "not a hash"})
-    present = {field: value for field, value in zip(HEAD_FIELDS, values, strict=True) if value is not None}
+    present = {field: value for field, value in zip(SEEN_FIELDS, values, strict=True) if value is not None}
     fields = {field: value.decode(errors="replace") for field, value in present.items()}
     if needs is not None:
         fields["needs"] = needs.decode(errors="replace")

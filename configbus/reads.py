@@ -210,6 +210,7 @@ class Plan:
             last_good=kept,
             last_good_at=by,
             keeps=self.file is not None,
+            ring=self.settings.keyring,
             renew_seconds=renew_seconds,
         )
 

@@ -29,10 +29,12 @@ from configbus.protocol import (
     Vouch,
     Wait,
 )
+from configbus.signing import Unsigned
 from configbus.wire import FARTHEST, Entry, Head, Malformed, Mark, NotUnderstood, Position
 
 if TYPE_CHECKING:
     from configbus.catalogue import Catalogue
+    from configbus.signing import Keyring
     from configbus.snapshot import Origin, Selection, Snapshot
 
 LOAD_ATTEMPTS = 5
@@ -78,6 +80,7 @@ class Receiver:
     last_good: LastGood | None = None
     last_good_at: float = 0.0
     keeps: bool = False
+    ring: Keyring | None = None
     bus: str | None = None
     ignored: int = 0
     now: float = 0.0
@@ -95,7 +98,7 @@ class Receiver:
         """
         fresh = type(self)(self.catalogue, self.selection, None, self.has_store)
         fresh.snapshot, fresh.bus, fresh.vouched = self.snapshot, self.bus, self.vouched
-        fresh.keeps, fresh._good = self.keeps, self._good  # noqa: SLF001  # of this very class
+        fresh.keeps, fresh.ring, fresh._good = self.keeps, self.ring, self._good  # noqa: SLF001  # of this very class
         return fresh
 
     def _apply(self, received: Received, head: Head, entries: tuple[Entry, ...]) -> Asking[bool]:
@@ -122,7 +125,7 @@ class Receiver:
                 return fault
 
     def _load_in_attempts(self) -> Asking[str | None]:
-        fault = ""
+        fault, level = "", "warning"
         for attempt in range(LOAD_ATTEMPTS):
             if attempt:
                 yield from self._wait(0.01, 0.05)
@@ -133,7 +136,8 @@ class Receiver:
                     fault = reading.reason if isinstance(reading, Failed) else "no reading"
                     break
                 try:
-                    head, index = wire.read_head(reading.head) if reading.head else None, wire.read_index(reading.index)
+                    head = self._read_head(reading.head) if reading.head else None
+                    index = wire.read_index(reading.index)
                     if head is None:
                         fault = "Redis holds no head for this environment"
                         break
@@ -143,13 +147,20 @@ class Receiver:
                     if set(wanted) <= set(names):
                         return (yield from self._take(head, index, reading, "redis"))
                 except Malformed as malformed:
-                    fault = str(malformed)
+                    fault, level = str(malformed), "error" if isinstance(malformed, Unsigned) else "warning"
                     break
                 names = wanted
             else:
                 fault = "the state in Redis changed while it was read"
-        yield from self._report("warning", "load_failed", reason=fault)
+        yield from self._report(level, "load_failed", reason=fault)
         return fault
+
+    def _read_head(self, fields: Mapping[str, str]) -> Head:
+        """A head of Redis. Raises Malformed, and Unsigned where signing is on and nobody of ours wrote it."""
+        head = wire.read_head(fields)
+        if self.ring is not None:
+            self.ring.check_head(head, fields)
+        return head
 
     def _wanted(self, index: Mapping[str, Mark]) -> tuple[str, ...]:
         """The followed blocks whose content is not held already."""
@@ -172,6 +183,8 @@ class Receiver:
                 if not reading.blocks.get(name):
                     raise Malformed(f"the hash of {name} is missing")
                 entry = wire.read_entry(name, reading.blocks[name])
+                if self.ring is not None and origin == "redis":
+                    self.ring.check_block(head.bus, entry, reading.blocks[name])
             if entry.mark != mark:
                 raise Malformed(f"the hash of {name} does not fit the index")
             entries[name] = entry
@@ -323,8 +336,7 @@ class Receiver:
 
     def _ignore(self, event: str, fault: object) -> Steps:
         self.ignored += 1
-        level = "error" if isinstance(fault, NotUnderstood) else "warning"
-        yield from self._report(level, event, reason=str(fault))
+        yield from self._report(_level(fault), event, reason=str(fault))
 
     def _report(self, level: str, event: str, **facts: Any) -> Steps:
         """Tell an operator, with the revision shown unless it is about another; the same thing again only after
@@ -360,3 +372,8 @@ class Receiver:
     def _do(self, command: Command) -> Asking[Event]:
         event, self.now = yield command
         return event
+
+
+def _level(fault: object) -> str:
+    """How loudly to tell of something that was not believed."""
+    return "error" if isinstance(fault, NotUnderstood | Unsigned) else "warning"

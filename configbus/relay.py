@@ -18,14 +18,14 @@ from configbus.catalogue import load_catalogue
 from configbus.errors import ConfigBusError, Conflict, HistoryLost, Unavailable
 from configbus.link import Link
 from configbus.log import log
-from configbus.publication import Verdict, judge
-from configbus.publisher import Publisher, instant
+from configbus.publication import Verdict
+from configbus.publisher import Publisher
 from configbus.repair import Repair
 from configbus.store.connect import Place, connect_listener, connected, driver_url, translated
 from configbus.store.drift import capture_drift, find_drift, queue_usage
 from configbus.store.releases import check_server, newest_head, raise_epoch
 from configbus.verification import refused_by_models
-from configbus.wire import Keys, bookmark
+from configbus.wire import Keys
 
 if TYPE_CHECKING:
     import threading
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import psycopg
     from sqlalchemy import Connection
 
+    from configbus.publication import Difference
     from configbus.settings import Settings
     from configbus.wire import Head, Mark
 
@@ -63,7 +64,7 @@ class Relay:
         self._url = settings.require("database_url")
         driver_url(self._url)
         self._link = Link(settings.require("redis_url"))
-        self._publisher = Publisher(self._link, self._keys, self._place)
+        self._publisher = Publisher(self._link, self._keys, self._place, settings.keyring)
         self._repair = Repair(self._publisher, self._place)
         self._raised: list[float] = []
         self._lost: set[str] = set()
@@ -179,15 +180,20 @@ class Relay:
                 exc_info=refusal.error,
             )
         self._judged = {entry.mark for entry in entries}
-        for where in dict.fromkeys(difference.where for difference in wrong or ()):
-            fields = ", ".join(difference.field for difference in wrong or () if difference.where == where)
-            log.warning("redis_repaired", environment=self._keys.environment, where=where, fields=fields)
+        self._tell_repaired([difference for difference in wrong or () if not difference.renewal])
+        if renewed := [difference for difference in wrong or () if difference.renewal]:
+            log.info("signatures_renewed", environment=self._keys.environment, count=len(renewed))
         ended = time.monotonic()
         if wrong is None:
             return ended + LOOK_SECONDS
         return max(
             started + min(max((ended - started) / COMPARE_SHARE, COMPARE_SECONDS), COMPARE_AT_LEAST_SECONDS), ended
         )
+
+    def _tell_repaired(self, wrong: list[Difference]) -> None:
+        for where in dict.fromkeys(difference.where for difference in wrong):
+            fields = ", ".join(difference.field for difference in wrong if difference.where == where)
+            log.warning("redis_repaired", environment=self._keys.environment, where=where, fields=fields)
 
     def _warn_of_queue(self, usage: float) -> None:
         """Bells that nobody hears: nothing is lost, and plain SQL waits for the relay's own look."""
@@ -208,7 +214,7 @@ class Relay:
         found = self._publisher.look()
         with translated(), connection.begin():
             head = newest_head(connection, self._place)
-        match judge(found.fields, head)[0]:
+        match self._publisher.judge(found, head)[0] if self._publisher.is_ours(found) else None:
             case Verdict.DONE:
                 pass
             case Verdict.REPLAY if self._catches_up(connection, head):
@@ -217,10 +223,11 @@ class Relay:
                 self._published = None
                 return head
         stamp = str(int(seconds) * 1_000_000 + int(micros))
-        arguments = [stamp, head.bus, str(head.epoch), str(head.revision), head.state]
-        answer = self._link.script(
-            SHA, SCRIPT, [self._keys.head], [*arguments, self._keys.channel, bookmark(head, instant())]
-        )
+        arguments = [stamp, head.bus, str(head.epoch), str(head.revision), head.state, self._keys.channel]
+        arguments.append(self._publisher.bookmark(head))
+        if (ring := self._publisher.ring) is not None:
+            arguments.append(ring.of_stamp(head, int(stamp)))
+        answer = self._link.script(SHA, SCRIPT, [self._keys.head], arguments)
         if answer != b"stamped":
             self._published = None
             if answer != b"behind":

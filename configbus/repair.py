@@ -45,7 +45,7 @@ class Repair:
     def compare(self, connection: Connection) -> list[Difference] | None:
         """What differs in Redis from Postgres; None where it does not stand where Postgres does. Raises Unavailable."""
         state = self.state(connection)
-        if judge(self._publisher.look().fields, state.head)[0] is not Verdict.DONE:
+        if self._publisher.judge(self._publisher.look(), state.head)[0] is not Verdict.DONE:
             return None
         return self._compare(state)
 
@@ -53,9 +53,9 @@ class Repair:
         """None where Redis does not stand where this state does, any more; it must have stood there before."""
         entries = {entry.name: entry for entry in state.entries}
         head, index, blocks = self._read(list(entries))
-        if judge(head, state.head)[0] is not Verdict.DONE:
+        if judge(head, state.head, self._publisher.ring)[0] is not Verdict.DONE:
             return None
-        return list(differences(state.head, entries, head, index, blocks))
+        return list(differences(state.head, entries, head, index, blocks, self._publisher.ring))
 
     def repair(self, connection: Connection) -> list[Difference] | None:
         """Put right what differs in Redis, record it in the audit log, and return what it was; None where a release
@@ -67,7 +67,7 @@ class Repair:
             return wrong
         entries = {entry.name: entry for entry in state.entries}
         damaged = [entries[name] for name in dict.fromkeys(difference.where for difference in wrong) if name in entries]
-        whole = any(difference.where not in entries for difference in wrong)
+        whole = any(difference.where not in entries and not difference.renewal for difference in wrong)
         if whole:
             done = self._publisher.lay_down(connection, found)
         else:
@@ -75,7 +75,11 @@ class Repair:
         if not done:
             return None
         now = time.monotonic()
-        due = [each for each in wrong if now - self._recorded.get(each.where, -RECORD_SECONDS) >= RECORD_SECONDS]
+        due = [
+            each
+            for each in wrong
+            if not each.renewal and now - self._recorded.get(each.where, -RECORD_SECONDS) >= RECORD_SECONDS
+        ]
         self._recorded |= {each.where: now for each in due}
         with connection.begin():
             record_repair(connection, self._place, due, entries)

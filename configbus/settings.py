@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from configbus.errors import SettingsError
 from configbus.log import log, masked
 from configbus.names import is_environment, near
+from configbus.signing import Keyring, read_keys
+from configbus.wire import Keys
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -36,7 +38,7 @@ FORMATS = ("console", "json")
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Where the servers are and who this process is. URLs may hold passwords: never print them."""
+    """Where the servers are and who this process is. URLs may hold passwords, and keys are secret: never print them."""
 
     database_url: str | None = None
     redis_url: str | None = None
@@ -47,11 +49,19 @@ class Settings:
     worker: str = ""
     actor: str = ""
     snapshot_dir: str | None = None
+    signing_keys: str | None = None
     log_level: str = "INFO"
     log_format: str = "console"
 
     def __repr__(self) -> str:
         return f"Settings(environment={self.environment!r}, namespace={self.namespace!r}, schema={self.schema!r})"
+
+    @property
+    def keyring(self) -> Keyring | None:
+        """The keys by which what is published is known to be ours; None where nothing is signed."""
+        if not self.signing_keys:
+            return None
+        return Keyring(read_keys(self.signing_keys), Keys(self.namespace, self.environment).prefix)
 
     def require(self, name: str) -> str:
         """A URL that this action cannot do without; SettingsError names the variable."""
@@ -121,6 +131,8 @@ def origins(settings: Settings, environ: Mapping[str, str], given: Mapping[str, 
     found = []
     for field in fields(Settings):
         value, variable = getattr(settings, field.name), PREFIX + field.name.upper()
+        if field.name == "signing_keys" and value:
+            value = ",".join(f"{key_id}:***" for key_id in read_keys(value))
         shown = masked(",".join(value) if isinstance(value, tuple) else str(value or ""))
         if field.name in URLS and value and not URL.fullmatch(value):
             scheme = SCHEME.match(value)
@@ -189,6 +201,11 @@ def _check(settings: Settings) -> None:
         raise SettingsError(
             f"{PREFIX}ACTOR is {settings.actor[:40]!r}, but must be printable, and at most {LONGEST_ACTOR} characters"
         )
+    if settings.signing_keys:
+        try:
+            read_keys(settings.signing_keys)
+        except ValueError as error:
+            raise SettingsError(f"{PREFIX}SIGNING_KEYS: {error}") from None
     if not settings.domains:
         raise SettingsError(f"{PREFIX}DOMAINS names no module; configbus.domains is the built-in one")
     if not SCHEMA.fullmatch(settings.schema) or settings.schema.startswith("pg_"):

@@ -1,6 +1,7 @@
 -- Says how fresh the head is: ARGV[1] is Redis' clock before Postgres was read, in microseconds.
 --
--- KEYS: head. ARGV: stamp, bus, epoch, revision, state (as read from Postgres), channel, bookmark.
+-- KEYS: head. ARGV: stamp, bus, epoch, revision, state (as read from Postgres), channel, bookmark and, where signing is
+-- on, the stamp's signature.
 -- The stamp is stored only if the head is of the epoch that was read, not behind what was read, and at the same
 -- revision of the same state. Answers 'stamped', or why not.
 
@@ -23,4 +24,7 @@ if revision == read then
     redis.call('PUBLISH', ARGV[6], ARGV[7])
 end
 redis.call('HSET', KEYS[1], 'asof', ARGV[1])
+if ARGV[8] then
+    redis.call('HSET', KEYS[1], 'asof_of', ARGV[4] .. ':' .. ARGV[5], 'asof_signature', ARGV[8])
+end
 return 'stamped'

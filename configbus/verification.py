@@ -11,7 +11,7 @@ from configbus.adoption import Refusal, parse_entry
 from configbus.catalogue import load_catalogue
 from configbus.link import Link
 from configbus.names import split_block
-from configbus.publication import Verdict, judge
+from configbus.publication import Verdict
 from configbus.publisher import Publisher
 from configbus.repair import Repair
 from configbus.store.connect import Place, connected, translated
@@ -58,7 +58,7 @@ def verify(settings: Settings, *, repair: bool) -> list[Finding]:
     """
     place, catalogue = Place(settings.schema, settings.environment), load_catalogue(settings.domains)
     link = Link(settings.require("redis_url"))
-    publisher = Publisher(link, Keys(settings.namespace, settings.environment), place)
+    publisher = Publisher(link, Keys(settings.namespace, settings.environment), place, settings.keyring)
     checker = Repair(publisher, place)
     with closing(link), translated(), connected(settings.require("database_url")) as connection:
         with connection.begin():
@@ -84,11 +84,11 @@ def begin_epoch(settings: Settings, reason: str) -> int:
     """Begin a new history above that of Postgres and of Redis, and publish it; its epoch. Raises Unavailable."""
     place = Place(settings.schema, settings.environment)
     link = Link(settings.require("redis_url"))
-    publisher = Publisher(link, Keys(settings.namespace, settings.environment), place)
+    publisher = Publisher(link, Keys(settings.namespace, settings.environment), place, settings.keyring)
     with closing(link), translated(), connected(settings.require("database_url")) as connection:
         with connection.begin():
             head = newest_head(connection, place)
-        _, found = judge(publisher.look().fields, head)
+        _, found = publisher.judge(publisher.look(), head)
         with connection.begin():
             begin_authoring(connection, settings.actor, reason, publishes=True)
             raise_epoch(connection, place, head.epoch, found.epoch if found is not None else 0, reason)
@@ -118,14 +118,15 @@ def _of_redis(publisher: Publisher, checker: Repair, connection: Connection) -> 
     """What differs in Redis; where it is not at the head of Postgres it may be on its way, and is looked at again."""
     for pause in (AGAIN_SECONDS, AGAIN_SECONDS, 0.0):
         if (differences := checker.compare(connection)) is not None:
-            for wrong in differences:
+            for wrong in (difference for difference in differences if not difference.renewal):
                 yield Finding("redis", wrong.where, wrong.field, wrong.found, wrong.expected, repaired=False)
             return
         time.sleep(pause)
-    found, truth = publisher.look().fields, checker.state(connection).head
-    verdict, _ = judge(found, truth)
+    found, truth = publisher.look(), checker.state(connection).head
+    verdict, _ = publisher.judge(found, truth)
     if verdict is not Verdict.DONE:
-        there = f"epoch {found.get('epoch')}, revision {found.get('revision')}" if found else None
+        fields = found.fields
+        there = f"epoch {fields.get('epoch')}, revision {fields.get('revision')}" if fields else None
         expected = f"epoch {truth.epoch}, revision {truth.revision}"
         yield Finding("redis", "@head", verdict.name.lower(), there, expected, repaired=False)
 

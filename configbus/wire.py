@@ -34,6 +34,8 @@ STAMP = re.compile(r"[0-9]{1,18}", re.ASCII)
 INT_DIGITS = 1000
 """Longer whole numbers are read inexactly; what is stored and compared are texts."""
 HEAD_FIELDS = ("bus", "v", "system", "epoch", "revision", "state", "check")
+SEEN_FIELDS = (*HEAD_FIELDS, "signature")
+"""Of a head, what a publisher judges, and must find unchanged when it writes."""
 
 _decoder = json.JSONDecoder(parse_int=lambda digits: int(digits) if len(digits) < INT_DIGITS else float(digits))
 
@@ -187,8 +189,9 @@ def entry_text(fields: Iterable[tuple[str, str]]) -> str:
 
 
 def read_entry(name: str, fields: Mapping[str, str]) -> Entry:
-    """An entry from a block's hash, its digest computed from what is there."""
-    return _entry(name, entry_text(fields.items()), fields)
+    """An entry from a block's hash, its digest computed from what is there; a signature covers it from outside."""
+    covered = {field: text for field, text in fields.items() if field != "@signature"}
+    return _entry(name, entry_text(covered.items()), covered)
 
 
 def read_head(fields: Mapping[str, str]) -> Head:

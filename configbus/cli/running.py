@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from configbus.cli import DIFFERENT, EXIT_STATUS, standing
+from configbus.cli import DIFFERENT, EXIT_STATUS, printable, standing
 from configbus.cli.options import DatabaseUrl, Environment, Json, RedisUrl, settings_of
 from configbus.errors import Unavailable
 
@@ -70,8 +70,10 @@ def watch(
 
     settings = settings_of(redis_url=redis_url, environment=environment)
     show = _change_json if as_json else _change_line
-    options = {"redis_url": settings.redis_url, "environment": environment}
-    with until_stopped() as stop, ConfigBus.connect(**options, listed=False) as bus:
+    with (
+        until_stopped() as stop,
+        ConfigBus.connect(redis_url=settings.redis_url, environment=environment, listed=False) as bus,
+    ):
         known = dict(bus.snapshot.adopted)
 
         def tell(change: Change[Any]) -> None:
@@ -117,6 +119,9 @@ def _status_text(found: dict[str, Any]) -> str:
             f"epoch {facts['epoch']} revision {facts['revision']} state {facts['state']}" if "epoch" in facts else ""
         )
         lines.append(f"{server:<12} {where or next(iter(facts.values()))}")
+    if "signed" in found["redis"]:
+        key = found["redis"]["signed"]
+        lines.append(f"signed       {f'with key {printable(key)}' if key else 'no'}")
     age = found["redis"].get("age")
     lines.append(f"fresh        {f'as of {age:.1f} s ago' if age is not None else 'not known: is a relay running?'}")
     lines.append(f"in step      {'yes' if found['in_step'] else 'no'}{_distance(found)}")

@@ -52,6 +52,8 @@ def of_redis(settings: Settings) -> dict[str, Any]:
         if not reading.head:
             return {"missing": "there is no head: nothing was published yet, or Redis was emptied"}
         head = read_head(reading.head)
+        if (ring := settings.keyring) is not None:
+            ring.check_head(head, reading.head)
     except Malformed as error:
         return {"damaged": str(error)}
     except ConfigBusError as error:
@@ -61,6 +63,7 @@ def of_redis(settings: Settings) -> dict[str, Any]:
     stamp = read_stamp(reading.head)
     age = (reading.time - stamp) / 1_000_000 if stamp is not None else None
     facts = {"epoch": head.epoch, "revision": head.revision, "state": head.state, "bus": head.bus}
+    facts["signed"] = reading.head.get("signature", "").partition(":")[0] or None
     return facts | {"age": age, "published_at": reading.head.get("published_at")}
 
 

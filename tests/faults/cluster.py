@@ -135,10 +135,17 @@ class Cluster:
         return relay
 
     def start_workers(
-        self, *, redis_url: str = "", each: int = 5, apart: int = 0, ready: bool = True, prefix: str = "", **more: str
+        self,
+        *,
+        redis_url: str = "",
+        each: int = 5,
+        apart: int = 0,
+        ready: bool = True,
+        prefix: str = "",
+        drivers: tuple[str, ...] = ("thread", "asyncio"),
+        **more: str,
     ) -> None:
         """A process with so many workers for each driver, and so many of each driver with a process to itself."""
-        drivers = ("thread", "asyncio")
         groups = [(driver, [f"{prefix}{driver}{number}" for number in range(each)]) for driver in drivers]
         groups += [(driver, [f"{prefix}{driver}-apart{number}"]) for driver in drivers for number in range(apart)]
         environ = self._environ(

@@ -43,7 +43,8 @@ def client(redis_url: str) -> Iterator[Any]:
 
 def contents(client: Any) -> dict[str, dict[str, str]]:
     """Everything of the environment in Redis but its times."""
-    found = {key: client.hgetall(key) if client.type(key) == "hash" else {} for key in client.keys(KEYS.prefix + "*")}
+    keys = [key for key in client.keys(KEYS.prefix + "*") if not key.startswith(KEYS.prefix + "worker")]
+    found = {key: client.hgetall(key) if client.type(key) == "hash" else {} for key in keys}
     for moving in ("asof", "published_at"):
         found.get(KEYS.head, {}).pop(moving, None)
     return found

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from simulator import scripts
 
 from configbus import publisher, relay
-from configbus.wire import HEAD_FIELDS
+from configbus.wire import HEAD_FIELDS, SEEN_FIELDS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,7 +29,8 @@ words = st.sampled_from(("", "0", "4", "5", "6", "05", " 5 ", "5x", "1e1", "nan"
 hashes = st.dictionaries(st.sampled_from(("f", "@revision", "asof", "bus", "epoch")), words, min_size=1)
 wholes = st.fixed_dictionaries({field: st.sampled_from(FEW[field]) for field in HEAD_FIELDS})
 broken = st.dictionaries(st.sampled_from((*HEAD_FIELDS, "asof")), words, min_size=1)
-heads = st.one_of(wholes, wholes, wholes.map(lambda head: head | {"asof": "1"}), broken)
+signed = wholes.map(lambda head: head | {"signature": "k:1"})
+heads = st.one_of(wholes, wholes, signed, wholes.map(lambda head: head | {"asof": "1"}), broken)
 states = st.fixed_dictionaries(
     {},
     optional={HEAD: st.one_of(heads, heads, heads, words), INDEX: st.one_of(hashes, words)}
@@ -45,7 +46,7 @@ def publications(draw: st.DrawFn) -> tuple[Data, list[str], list[str]]:
     mode = draw(st.sampled_from(("next", "full", "repair")))
     named = draw(st.lists(st.sampled_from(BLOCKS), unique=True))
     stray = [key for key in BLOCKS if key not in named and mode == "full" and draw(st.booleans())]
-    pairs = _flat(head | {"published_at": "now"})
+    pairs = _flat(head | {"published_at": "now"} | draw(st.sampled_from(({}, {"signature": "k:2"}))))
     arguments = [mode, draw(expectations(data, mode)), CHANNEL, draw(words), str(len(pairs)), *pairs]
     for key in named:
         fields = _flat(draw(hashes))
@@ -58,10 +59,11 @@ def expectations(draw: st.DrawFn, data: Data, mode: str) -> str:
     found = data.get(HEAD, {})
     head = found if isinstance(found, dict) and draw(st.integers(0, 4)) else draw(wholes)
     if mode == "next":
-        return ":".join(head.get(field, "") for field in ("bus", "epoch", "revision", "state"))
+        seen = ":".join(head.get(field, "") for field in ("bus", "epoch", "revision", "state"))
+        return seen + (":signed" if draw(st.booleans()) else "")
     if isinstance(found, str) and draw(st.booleans()):
         return "not a hash"
-    return "\n".join(head.get(field, "") for field in HEAD_FIELDS)
+    return "\n".join(head.get(field, "") for field in SEEN_FIELDS)
 
 
 @st.composite
@@ -74,7 +76,7 @@ def stamps(draw: st.DrawFn) -> tuple[Data, list[str], list[str]]:
         head[draw(st.sampled_from(HEAD_FIELDS))] = draw(words)
         read |= {field: draw(st.sampled_from(FEW[field])) for field in draw(st.sets(st.sampled_from(KNOWN)))}
     arguments = [draw(words), read["bus"], read["epoch"], read["revision"], read["state"], CHANNEL, draw(words)]
-    return data, [HEAD], arguments
+    return data, [HEAD], [*arguments, *draw(st.sampled_from(([], ["k:3"])))]
 
 
 class Server:

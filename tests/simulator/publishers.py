@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from configbus.publication import Verdict, is_lost, judge
-from configbus.wire import HEAD_FIELDS, Entry, Head, announcement, bookmark, entry_fields
+from configbus.wire import SEEN_FIELDS, Entry, Head, announcement, bookmark, entry_fields
 from simulator.postgres import PostgresDown, instant
 from simulator.server import KEYS, Broken, Line, Path
 
@@ -203,7 +203,7 @@ class Publisher:
     def look(self) -> Found:
         self.ask()
         head = self.redis.data.get(KEYS.head, {})
-        return _found([head.get(field) for field in HEAD_FIELDS] if isinstance(head, dict) else [])
+        return _found([head.get(field) for field in SEEN_FIELDS] if isinstance(head, dict) else [])
 
 
 def author(publisher: Publisher, release: Published, random: Random) -> Steps[None]:
@@ -223,7 +223,7 @@ def _flat(pairs: Mapping[str, str]) -> list[str]:
 
 
 def _found(values: Sequence[str | None]) -> Found:
-    if len(values) != len(HEAD_FIELDS):
+    if len(values) != len(SEEN_FIELDS):
         return Found("not a hash", {"head": "not a hash"})
-    present = {field: value for field, value in zip(HEAD_FIELDS, values, strict=True) if value is not None}
+    present = {field: value for field, value in zip(SEEN_FIELDS, values, strict=True) if value is not None}
     return Found("\n".join(value or "" for value in values), present)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from configbus.wire import HEAD_FIELDS
+from configbus.wire import SEEN_FIELDS
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -21,13 +21,13 @@ def publish(data: Data, keys: Sequence[str], arguments: Sequence[str]) -> Answer
     """TypeError where a hash is to be written and something else is there: what was done before that stays done."""
     mode, expected, _, message, count = arguments[:5]
     head = data.get(keys[0], {})
-    found = [head.get(field, "") for field in HEAD_FIELDS] if isinstance(head, dict) else ["not a hash"]
+    found = [head.get(field, "") for field in SEEN_FIELDS] if isinstance(head, dict) else ["not a hash"]
     if mode == "next":
         if any(isinstance(data.get(key), str) for key in keys):
             return ["damaged", *found], []
         if len(found) > 1 and found[4] not in ("", "0") and keys[1] not in data:
             return ["damaged", *found], []
-        seen = ":".join((found[0], found[3], found[4], found[5]))
+        seen = ":".join((found[0], found[3], found[4], found[5])) + (":signed" if found[7] else "")
     else:
         seen = "\n".join(found)
     if seen != expected:
@@ -46,7 +46,7 @@ def publish(data: Data, keys: Sequence[str], arguments: Sequence[str]) -> Answer
 
 
 def stamp(data: Data, keys: Sequence[str], arguments: Sequence[str]) -> Answer:
-    asof, bus, epoch, read, state, _, bookmark = arguments
+    asof, bus, epoch, read, state, _, bookmark, *signature = arguments
     head = data.get(keys[0])
     if not isinstance(head, dict):
         return ["no head"], []
@@ -61,6 +61,8 @@ def stamp(data: Data, keys: Sequence[str], arguments: Sequence[str]) -> Answer:
             return ["another state"], []
         messages = [bookmark]
     head["asof"] = asof
+    if signature:
+        head |= {"asof_of": f"{read}:{state}", "asof_signature": signature[0]}
     return ["stamped"], messages
 
 
