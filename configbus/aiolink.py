@@ -11,7 +11,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from configbus.errors import Unavailable
-from configbus.link import FAULTS, options, reason, refusal_in, unopened
+from configbus.link import FAULTS, options, reason, refusal_in, unopened, without_library
 from configbus.protocol import ANSWER_SECONDS
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class AsyncLink:
     def __init__(self, url: str, worker: str) -> None:
         pool = unopened(redis.asyncio.ConnectionPool, url)
         pool.connection_kwargs |= options(None, worker) | {"retry": Retry(NoBackoff(), 0)}
-        self._connection: Any = pool.make_connection()
+        self._connection: Any = without_library(pool.make_connection())
         self._open = False
         self.generation = 0
 

@@ -80,6 +80,14 @@ def unopened(pools: Any, url: str) -> Any:
     return pools.from_url(url)
 
 
+def without_library(connection: Any) -> Any:
+    """The same, that does not tell the server which library it is: Redis 7.0 does not know that command, and a user
+    without rights for it would be noted in its log at each connection.
+    """
+    connection.driver_info = connection.lib_name = connection.lib_version = None
+    return connection
+
+
 def reason(error: BaseException, connection: Any, otherwise: str = "") -> str:
     """What went wrong, beginning with the word of the server's reply, and with which server."""
     told = " ".join(filter(None, (WORDS.get(type(error)), str(error) or otherwise)))
@@ -99,7 +107,7 @@ class Link:
     def __init__(self, url: str, seconds: float = ANSWER_SECONDS, worker: str = "") -> None:
         pool = unopened(redis.ConnectionPool, url)
         pool.connection_kwargs |= options(seconds, worker) | {"retry": Retry(NoBackoff(), 0)}
-        self._connection: Any = pool.make_connection()
+        self._connection: Any = without_library(pool.make_connection())
         self._open = False
         self.generation = 0
 

@@ -2,7 +2,7 @@
 
 import typer
 
-from configbus.cli import authoring, demo, health, migrating, reading, running, settings, up, verifying, workers
+from configbus.cli import authoring, demo, health, migrating, reading, rights, running, settings, up, verifying, workers
 
 app = typer.Typer(
     name="configbus",
@@ -35,6 +35,8 @@ for command in (
     running.status,
     health.health,
     workers.workers,
+    rights.acl,
+    rights.grants,
     verifying.verify,
     settings.settings,
 ):

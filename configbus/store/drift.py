@@ -25,11 +25,8 @@ DRIFT = """
     SELECT domain, key, keyed, released::text, live::text FROM {schema}.drift(:environment)"""
 CAPTURE_DRIFT = "SELECT name FROM {schema}.capture_drift(:environment) AS name"
 RECORD_REPAIR = """
-    INSERT INTO {schema}.config_audit_log (config_table, config_id, environment, key, action, old_values, new_values,
-                                           changed_fields, reason, performed_by, source_ip, user_agent)
-    VALUES (:table, :id, :environment, :key, 'repair', CAST(:old AS jsonb), CAST(:new AS jsonb),
-            {schema}.changed_fields(CAST(:old AS jsonb), CAST(:new AS jsonb)), 'Redis differed', {schema}.actor(),
-            host(inet_client_addr()), current_setting('application_name'))"""
+    SELECT {schema}.record_repair(:environment, :table, CAST(:id AS uuid), :key, CAST(:old AS jsonb),
+                                  CAST(:new AS jsonb))"""
 LONGEST = 2000
 NOBODY = "00000000-0000-0000-0000-000000000000"
 
