@@ -44,7 +44,7 @@ HINTS = {
         ),
         (r"^WRONGPASS |^invalid username-password|^invalid password", "User or password are wrong."),
         (r"^AUTH .*without any password configured", "It wants no password: leave it away."),
-        (r"^NOPERM ", "Its user lacks this right: look at ACL LIST there."),
+        (r"^NOPERM ", "This right is missing there: configbus acl prints those that each part needs."),
         (r"^READONLY ", "It is a replica: point it at the primary."),
         (r"^OOM ", "Its memory is used up: raise maxmemory there."),
         (r"^MISCONF ", "It cannot save to its disk, and takes no writes until it can."),

@@ -92,6 +92,8 @@ def reason(error: BaseException, connection: Any, otherwise: str = "") -> str:
     """What went wrong, beginning with the word of the server's reply, and with which server."""
     told = " ".join(filter(None, (WORDS.get(type(error)), str(error) or otherwise)))
     where = getattr(connection, "path", None) or f"{connection.host}:{connection.port}"
+    if isinstance(error, redis.exceptions.NoPermissionError | redis.AuthenticationError):
+        where = f"user {connection.username or 'default'} at {where}"
     return told if where in told else f"{told.rstrip('.')} ({where})"
 
 

@@ -118,8 +118,9 @@ def configbus_settings(
 
     token = secrets.token_hex(6)
     _administer(configbus_servers, f"CREATE DATABASE test_{token} TEMPLATE {_configbus_template}")
+    signing = {name: value for name, value in os.environ.items() if name.startswith("CONFIGBUS_SIGNING_KEYS")}
     settings = load_settings(
-        {},
+        signing,  # a bus that a test makes has them, too
         database_url=_url_of(configbus_servers, f"test_{token}"),
         redis_url=configbus_servers.redis_url,
         environment=ENVIRONMENT,

@@ -23,7 +23,20 @@ if TYPE_CHECKING:
 LISTED = 3
 LONGEST = 40
 NARROWEST = 12
-WHOLE = {"action", "active since", "at", "block", "by", "changed", "drafts", "id", "revision", "status", "version"}
+WHOLE = {
+    "action",
+    "active since",
+    "at",
+    "block",
+    "by",
+    "changed",
+    "drafts",
+    "id",
+    "revision",
+    "status",
+    "version",
+    "worker",
+}
 """Columns of a table that are never folded, since people copy them into the next command."""
 
 

@@ -54,14 +54,15 @@ def acl(
 
     settings = settings_of(environment=environment)
     name = _checked(user or f"configbus-{role}")
-    rules = _rules(role, Keys(settings.namespace, settings.environment))
+    rules = rules_of(role, Keys(settings.namespace, settings.environment))
     if as_json:
         show_json({"user": name, "rules": rules})
     else:
         typer.echo(" ".join(["ACL SETUSER", name, "on", "resetkeys", "resetchannels", "-@all", *rules]))
 
 
-def _rules(role: RedisRole, keys: Keys) -> list[str]:
+def rules_of(role: RedisRole, keys: Keys) -> list[str]:
+    """What a Redis user of this part may do, as ACL SETUSER takes it."""
     shared, blocks, workers = [keys.head, keys.index], keys.block("*"), [keys.worker("*"), keys.workers]
     match role:
         case RedisRole.WORKER:

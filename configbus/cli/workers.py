@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from configbus.settings import Settings
 
 PAUSE_SECONDS = 1.0
-COLUMNS = ("worker", "state", "revision", "behind", "applied", "why", "host", "pid", "version")
+COLUMNS = ("worker", "state", "revision", "behind", "applied", "host", "pid", "version", "why")
 
 
 def workers(

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DOCS = Path(__file__).parents[2] / "docs"
-PAGES = [DOCS / f"{name}.md" for name in ("quickstart", "workers", "outages", "authoring", "testing", "from-ttl-cache")]
+NAMES = ("quickstart", "workers", "outages", "authoring", "fleet", "security", "testing", "from-ttl-cache")
+PAGES = [DOCS / f"{name}.md" for name in NAMES]
 LONGEST_PAGE = 150
 INSTALLING = ("python3 -m venv ", ".venv/bin/pip install ", ". .venv/bin/activate")
 """What another test does."""

@@ -121,7 +121,7 @@ def test_workers_are_shown_with_what_is_wrong(shell: Shell, servers: dict[str, A
     assert 0 < by_name["hung"]["behind_seconds"] < 60
     assert by_name["hung"]["why"] == "it cannot vouch for its copy: is a relay running?"
     shown = shell("workers").stdout.splitlines()
-    assert shown[0].split() == ["worker", "state", "revision", "behind", "applied", "why", "host", "pid", "version"]
+    assert shown[0].split() == ["worker", "state", "revision", "behind", "applied", "host", "pid", "version", "why"]
     assert "1 releases" not in shown[-1]
     assert "1 release, " in shown[-1]
 
