@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from configbus.wire import Entry
 
 
-UNCOVERED = ("asof", "asof_of", "asof_signature", "published_at", "signature")
+UNCOVERED = ("asof", "asof_of", "asof_signature", "chain", "published_at", "signature")
 """Fields of a head that its check does not cover."""
 
 

@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING
 from configbus.errors import Conflict, HistoryLost, Superseded
 from configbus.log import log
 from configbus.publication import Verdict, is_lost, judge
-from configbus.store.releases import Published, newest_head, newest_state, releases_after, state_at, timeline_of
+from configbus.store.releases import (
+    FullState,
+    Published,
+    newest_head,
+    newest_state,
+    releases_after,
+    state_at,
+    timeline_of,
+)
 from configbus.wire import SEEN_FIELDS, Entry, Head, Keys, announcement, bookmark, entry_fields
 
 if TYPE_CHECKING:
@@ -127,13 +135,14 @@ class Publisher:
         head = release.head
         expected = f"{head.bus}:{head.epoch}:{head.revision - 1}:{release.prev}{':signed' if self.ring else ''}"
         message = self._signed(announcement(head, release.prev, release.at, release.entries))
-        answer, found = self._run("next", expected.encode(), message, head, release.entries, [])
+        answer, found = self._run("next", expected.encode(), message, head, release.entries, [], release.chain)
         if answer == "published":
             log.info(
                 "release_published",
                 environment=self.keys.environment,
                 revision=head.revision,
                 blocks=len(release.entries),
+                chain=release.chain,
             )
         return answer, found
 
@@ -144,7 +153,9 @@ class Publisher:
             return False
         names = {self.keys.block(entry.name).encode() for entry in state.entries}
         stray = [key for key in self._block_keys() if key not in names]
-        answer, _ = self._run("full", found.seen, self.bookmark(state.head), state.head, state.entries, stray)
+        answer, _ = self._run(
+            "full", found.seen, self.bookmark(state.head), state.head, state.entries, stray, state.chain
+        )
         if answer == "published":
             log.warning(
                 "state_laid_down",
@@ -152,18 +163,27 @@ class Publisher:
                 revision=state.head.revision,
                 blocks=len(state.entries),
                 strays=len(stray),
+                chain=state.chain,
             )
         return answer == "published"
 
-    def rewrite(self, head: Head, entries: Iterable[Entry], found: Found) -> bool:
-        """Lay down these blocks anew at the same position, unless the head is not the one that was found any more."""
-        answer, _ = self._run("repair", found.seen, self.bookmark(head), head, entries, [])
+    def rewrite(self, state: FullState, entries: Iterable[Entry], found: Found) -> bool:
+        """Lay down these blocks of a state anew, unless the head is not the one that was found any more."""
+        head = state.head
+        answer, _ = self._run("repair", found.seen, self.bookmark(head), head, entries, [], state.chain)
         return answer == "published"
 
     def _run(
-        self, mode: str, expected: bytes, message: str, head: Head, entries: Iterable[Entry], stray: list[bytes]
+        self,
+        mode: str,
+        expected: bytes,
+        message: str,
+        head: Head,
+        entries: Iterable[Entry],
+        stray: list[bytes],
+        chain: str,
     ) -> tuple[str, Found]:
-        facts = head.fields() | {"published_at": instant()}
+        facts = head.fields() | {"published_at": instant(), "chain": chain}
         if self.ring is not None:
             facts["signature"] = self.ring.of_head(head)
         fields = [part for pair in facts.items() for part in pair]

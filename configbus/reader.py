@@ -17,18 +17,20 @@ from configbus.errors import InvalidValue, Problem, UnknownVersion
 from configbus.names import REVISION, split_block
 from configbus.settings import Settings, load_settings
 from configbus.store import history, versions
+from configbus.store.chain import verify_chain
 from configbus.store.connect import Place, make_engine, translated
 from configbus.store.releases import newest_head
 from configbus.values import default_texts
 from configbus.wire import readable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from uuid import UUID
 
     from sqlalchemy import Connection
 
     from configbus.block import Domain
+    from configbus.store.chain import Chain, Witness
     from configbus.store.history import AuditEntry, HistoryEntry, ReleaseRecord
     from configbus.store.versions import BlockSummary, VersionRow
 
@@ -113,6 +115,10 @@ class Reader:
             return differences(*shown)
 
         return self._read(read)
+
+    def verify_chain(self, witnesses: Sequence[Witness] = ()) -> Chain:
+        """Whether history and audit log are what was written: the hashes of all releases, computed anew."""
+        return self._read(lambda connection: verify_chain(connection, self._place, witnesses))
 
     def now(self) -> datetime:
         """The instant by the clock of Postgres, which is that of all releases."""

@@ -68,11 +68,8 @@ class Repair:
         entries = {entry.name: entry for entry in state.entries}
         damaged = [entries[name] for name in dict.fromkeys(difference.where for difference in wrong) if name in entries]
         whole = any(difference.where not in entries and not difference.renewal for difference in wrong)
-        if whole:
-            done = self._publisher.lay_down(connection, found)
-        else:
-            done = self._publisher.rewrite(state.head, damaged, found)
-        if not done:
+        publisher = self._publisher
+        if not (publisher.lay_down(connection, found) if whole else publisher.rewrite(state, damaged, found)):
             return None
         now = time.monotonic()
         due = [

@@ -148,15 +148,29 @@ def diff(
 def audit(
     block: OptionalBlock = None,
     limit: Limit = 20,
+    verify: Annotated[bool, typer.Option("--verify", help="Hold all of it against the chain of hashes.")] = False,
+    expect: Annotated[
+        str | None, typer.Option(metavar="HASH", help="With --verify: a hash that was noted elsewhere.")
+    ] = None,
     database_url: DatabaseUrl = None,
     environment: Environment = None,
     as_json: Json = False,
 ) -> None:
-    """Show the audit log, newest first, of one block or of all."""
+    """Show the audit log, newest first, of one block or of all.
+
+    With --verify name what was changed or removed in it, or in the releases; exit status 8 where anything was.
+    """
+    from configbus.cli.chain import show_chain
     from configbus.difference import differences
     from configbus.reader import Reader
 
-    with Reader(settings_of(database_url=database_url, environment=environment)) as reader:
+    if expect is not None and not verify:
+        raise typer.BadParameter("--expect goes with --verify")
+    settings = settings_of(database_url=database_url, environment=environment)
+    if verify:
+        show_chain(settings, expect, as_json=as_json)
+        return
+    with Reader(settings) as reader:
         entries = reader.audit(block, limit)
     if as_json:
         for entry in entries:

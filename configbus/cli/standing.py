@@ -63,6 +63,7 @@ def of_redis(settings: Settings) -> dict[str, Any]:
     stamp = read_stamp(reading.head)
     age = (reading.time - stamp) / 1_000_000 if stamp is not None else None
     facts = {"epoch": head.epoch, "revision": head.revision, "state": head.state, "bus": head.bus}
+    facts["chain"] = reading.head.get("chain") or None
     facts["signed"] = reading.head.get("signature", "").partition(":")[0] or None
     return facts | {"age": age, "published_at": reading.head.get("published_at")}
 

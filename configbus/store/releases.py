@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
 
 HEAD = """
-    SELECT e.bus, e.system, e.epoch, e.revision, r.state FROM {schema}.environment AS e
+    SELECT e.bus, e.system, e.epoch, e.revision, r.state, r.chain FROM {schema}.environment AS e
     LEFT JOIN {schema}.release AS r ON r.environment = e.name AND r.revision = e.revision
     WHERE e.name = :environment"""
 ENTRY = """
@@ -41,7 +41,7 @@ CAPTURE_NOW = """
 NEWEST = """
     SELECT {entry} FROM {schema}.newest(:environment) AS b""".replace("{entry}", ENTRY)
 AFTER = """
-    SELECT r.revision, r.epoch, r.state, r.prev, {schema}.instant(r.released_at) AS released_at, {entry}
+    SELECT r.revision, r.epoch, r.state, r.prev, r.chain, {schema}.instant(r.released_at) AS released_at, {entry}
     FROM {schema}.release AS r JOIN {schema}.release_block AS b USING (environment, revision)
     WHERE r.environment = :environment AND r.revision > :after AND r.revision <= :until
     ORDER BY r.revision, b.name""".replace("{entry}", ENTRY)
@@ -49,24 +49,33 @@ AFTER = """
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """One release as it goes to Redis: the head after it, the state before it, its time and its entries."""
+    """One release as it goes to Redis: the head after it, the state before it, its time, its entries, and the hash of
+    the history up to it.
+    """
 
     head: Head
     prev: str
     at: str
     entries: tuple[Entry, ...]
+    chain: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class FullState:
-    """Everything that holds at a head."""
+    """Everything that holds at a head, and the hash of the history up to it."""
 
     head: Head
     entries: tuple[Entry, ...]
+    chain: str = ""
 
 
 def newest_head(connection: Connection, place: Place) -> Head:
     """The head of Postgres. Raises UnknownEnvironment."""
+    return _newest(connection, place)[0]
+
+
+def _newest(connection: Connection, place: Place) -> tuple[Head, str]:
+    """The head, and the hash of the history up to it."""
     row = connection.execute(sql(HEAD, place.schema), {"environment": place.environment}).one_or_none()
     if row is None:
         known = connection.scalars(sql("SELECT name FROM {schema}.environment", place.schema)).all()
@@ -74,7 +83,7 @@ def newest_head(connection: Connection, place: Place) -> Head:
             f"there is no environment {place.environment!r} in this database; set it up with: configbus migrate",
             near(place.environment, known),
         )
-    return Head(row.bus, row.system, row.epoch, row.revision, row.state or EMPTY_STATE)
+    return Head(row.bus, row.system, row.epoch, row.revision, row.state or EMPTY_STATE), row.chain or ""
 
 
 def state_at(connection: Connection, place: Place, revision: int) -> str:
@@ -111,9 +120,9 @@ def newest_state(connection: Connection, place: Place) -> FullState:
     """Head and entries of one moment, read in a transaction of its own."""
     with connection.begin():
         connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
-        head = newest_head(connection, place)
+        head, chain = _newest(connection, place)
         rows = connection.execute(sql(NEWEST, place.schema), {"environment": place.environment})
-        return FullState(head, tuple(_entry(row) for row in rows))
+        return FullState(head, tuple(_entry(row) for row in rows), chain)
 
 
 def releases_after(connection: Connection, place: Place, head: Head, after: int, limit: int) -> list[Published]:
@@ -125,7 +134,7 @@ def releases_after(connection: Connection, place: Place, head: Head, after: int,
         entries = list(group)
         first = entries[0]
         at_head = Head(head.bus, head.system, first.epoch, first.revision, first.state)
-        found.append(Published(at_head, first.prev, first.released_at, tuple(map(_entry, entries))))
+        found.append(Published(at_head, first.prev, first.released_at, tuple(map(_entry, entries)), first.chain or ""))
     return found
 
 

@@ -21,6 +21,9 @@ NO_SERVERS = pytest.mark.skipif(
 )
 
 
+NEW = ("req", "-x509", "-newkey", "ed25519", "-nodes", "-days", "2", "-subj")
+
+
 class InstalledRedis(EmbeddedValkey):
     """The redis-server of this machine's distribution, with these settings besides."""
 
@@ -87,7 +90,9 @@ class TlsPostgres(EmbeddedPostgres):
             if user := _unprivileged_user():
                 os.chown(self._data / name, user.pw_uid, user.pw_gid)
         with (self._data / "postgresql.conf").open("a") as settings:
-            settings.write("ssl = on\nssl_cert_file = 'server.crt'\nssl_key_file = 'server.key'\nssl_ca_file = 'ca.crt'\n")
+            settings.write(
+                "ssl = on\nssl_cert_file = 'server.crt'\nssl_key_file = 'server.key'\nssl_ca_file = 'ca.crt'\n"
+            )
 
 
 class Authority:
@@ -99,14 +104,15 @@ class Authority:
         self._directory = directory
         directory.mkdir()
         for name in ("ca", "stranger"):
-            self._openssl("req", "-x509", "-newkey", "ed25519", "-nodes", "-days", "2", "-subj", f"/CN={name}", *self._pair(name))
+            self._openssl(
+                "req", "-x509", "-newkey", "ed25519", "-nodes", "-days", "2", "-subj", f"/CN={name}", *self._pair(name)
+            )
         for name, subject, extension in [
             ("server", "127.0.0.1", "subjectAltName=IP:127.0.0.1"),
             ("client", "configbus", "extendedKeyUsage=clientAuth"),
         ]:
             signed = ["-CA", self.path("ca.crt"), "-CAkey", self.path("ca.key"), "-addext", extension]
-            new = ["req", "-x509", "-newkey", "ed25519", "-nodes", "-days", "2", "-subj", f"/CN={subject}"]
-            self._openssl(*new, *signed, *self._pair(name))
+            self._openssl(*NEW, f"/CN={subject}", *signed, *self._pair(name))
 
     def path(self, name: str) -> str:
         return str(self._directory / name)
@@ -116,4 +122,3 @@ class Authority:
 
     def _openssl(self, *arguments: str) -> None:
         subprocess.run(["openssl", *arguments], check=True, capture_output=True)  # noqa: S607  # of this machine
-

@@ -31,7 +31,9 @@ PASSWORD = "a-password-of-tests"  # of servers that end with the test
 ROLES = ("author", "relay", "reader")
 
 
-@pytest.fixture(params=[EmbeddedValkey, pytest.param(InstalledRedis, marks=NO_REDIS)], ids=["Valkey", "installed Redis"])
+@pytest.fixture(
+    params=[EmbeddedValkey, pytest.param(InstalledRedis, marks=NO_REDIS)], ids=["Valkey", "installed Redis"]
+)
 def server_url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     with request.param(tmp_path / "redis") as server:
         yield server.url

@@ -47,7 +47,7 @@ def test_the_frame_goes_down_to_the_first_one_and_up_again(empty_database_url: s
     first = frame(operator)
 
     then, now = dict(first[0]), dict(newest[0])
-    assert {name for name in now if name in then and then[name] != now[name]} == {"audit", "capture"}
+    assert {name for name in now if name in then and then[name] != now[name]} == {"audit", "capture", "seal"}
     assert {"lock_environment", "raise_epoch", "drift", "capture_drift", "newest"} <= now.keys() - then.keys()
     assert not then.keys() - now.keys()
     assert set(first[1]) < set(newest[1])
@@ -58,10 +58,15 @@ def test_the_frame_goes_down_to_the_first_one_and_up_again(empty_database_url: s
         "idempotency_pkey",
         "release_time",
         "config_audit_log_block",
+        "audit_line",
+        "audit_line_pending",
+        "audit_line_pkey",
+        "audit_line_release",
+        "release",
     }
     operator.execute("UPDATE configbus.trading_config SET score_threshold = 0.1 WHERE status = 'active'")
     assert operator.execute("SELECT max(revision) FROM configbus.release").fetchone() == (2,)
 
-    assert migrated(empty_database_url) == ["frame 0005"]
+    assert migrated(empty_database_url) == ["frame 0006"]
     assert frame(operator) == newest
     assert operator.execute("SELECT max(revision) FROM configbus.release").fetchone() == (2,)

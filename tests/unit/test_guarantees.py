@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "guarantees.md").read_text(encoding="utf8")
-NAMED = sorted(set(re.findall(r"`((?:faults|integration|unit)/test_\w+\.py)`", PAGE)))
+NAMED = sorted(set(re.findall(r"`((?:acceptance|faults|integration|unit)/test_\w+\.py)`", PAGE)))
 COMMANDS = sorted(set(re.findall(r"`(pytest [^`]+)`", PAGE)))
 
 
