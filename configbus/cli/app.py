@@ -2,7 +2,20 @@
 
 import typer
 
-from configbus.cli import authoring, demo, health, migrating, reading, rights, running, settings, up, verifying, workers
+from configbus.cli import (
+    authoring,
+    demo,
+    doctor,
+    health,
+    migrating,
+    reading,
+    rights,
+    running,
+    settings,
+    up,
+    verifying,
+    workers,
+)
 
 app = typer.Typer(
     name="configbus",
@@ -34,6 +47,7 @@ for command in (
     running.watch,
     running.status,
     health.health,
+    doctor.doctor,
     workers.workers,
     rights.acl,
     rights.grants,
