@@ -44,7 +44,7 @@ HINTS = {
         ),
         (r"^WRONGPASS |^invalid username-password|^invalid password", "User or password are wrong."),
         (r"^AUTH .*without any password configured", "It wants no password: leave it away."),
-        (r"^NOPERM ", "This right is missing there: configbus acl prints those that each part needs."),
+        (r"^NOPERM ", "Its user lacks this right: configbus acl prints what each part needs."),
         (r"^READONLY ", "It is a replica: point it at the primary."),
         (r"^OOM ", "Its memory is used up: raise maxmemory there."),
         (r"^MISCONF ", "It cannot save to its disk, and takes no writes until it can."),
@@ -54,6 +54,10 @@ HINTS = {
         (
             r"\[SSL(?:: \w+)?\] (?:wrong version number|record layer failure)",
             "TLS to a port without it: write redis:// instead of rediss://.",
+        ),
+        (
+            r"EOF occurred in violation of protocol|certificate required",
+            "It ended the TLS handshake: does it want a certificate of its clients (ssl_certfile, ssl_keyfile)?",
         ),
         (
             r"\[SSL: CERTIFICATE_|certificate verify failed",

@@ -93,7 +93,7 @@ def reason(error: BaseException, connection: Any, otherwise: str = "") -> str:
     told = " ".join(filter(None, (WORDS.get(type(error)), str(error) or otherwise)))
     where = getattr(connection, "path", None) or f"{connection.host}:{connection.port}"
     if isinstance(error, redis.exceptions.NoPermissionError | redis.AuthenticationError):
-        where = f"user {connection.username or 'default'} at {where}"
+        where = f"{where}, user {connection.username or 'default'}"
     return told if where in told else f"{told.rstrip('.')} ({where})"
 
 

@@ -142,7 +142,6 @@ class Publisher:
                 environment=self.keys.environment,
                 revision=head.revision,
                 blocks=len(release.entries),
-                chain=release.chain,
             )
         return answer, found
 
@@ -163,7 +162,6 @@ class Publisher:
                 revision=state.head.revision,
                 blocks=len(state.entries),
                 strays=len(stray),
-                chain=state.chain,
             )
         return answer == "published"
 

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from configbus.publication import Difference
     from configbus.settings import Settings
+    from configbus.store.releases import FullState
     from configbus.wire import Head, Mark
 
 LOOK_SECONDS = 0.1
@@ -48,6 +49,9 @@ QUEUE_SHARE = 0.5
 """Of Postgres' queue of notifications: nothing rings from there on."""
 RAISES, RAISES_SECONDS = 3, 600.0
 """More new epochs than these within that time are two databases that take turns, not a restore."""
+
+NOTE_SECONDS = 60.0
+"""Between two hashes of history in the log."""
 
 SCRIPT = (Path(__file__).parent / "stamp.lua").read_text(encoding="utf8")
 SHA = hashlib.sha1(SCRIPT.encode(), usedforsecurity=False).hexdigest()
@@ -71,6 +75,7 @@ class Relay:
         self._queue_told = False
         self._judged: set[Mark] = set()
         self._catalogue = load_catalogue(settings.domains)
+        self._noted, self._note_at = "", 0.0
         self._published: Head | None = None
         self._fault = ""
 
@@ -168,7 +173,9 @@ class Relay:
         self._lost = lost
         with translated():
             wrong = self._repair.repair(connection)
-            entries = self._repair.state(connection).entries
+            state = self._repair.state(connection)
+        entries = state.entries
+        self._note_chain(state)
         for entry, refusal in refused_by_models((e for e in entries if e.mark not in self._judged), self._catalogue):
             log.error(
                 "block_invalid",
@@ -189,6 +196,13 @@ class Relay:
         return max(
             started + min(max((ended - started) / COMPARE_SHARE, COMPARE_SECONDS), COMPARE_AT_LEAST_SECONDS), ended
         )
+
+    def _note_chain(self, state: FullState) -> None:
+        """Keep the hash of history where the owner of the database cannot change it: at first, then once a minute."""
+        if state.chain not in ("", self._noted) and time.monotonic() >= self._note_at:
+            self._noted, self._note_at = state.chain, time.monotonic() + NOTE_SECONDS
+            facts = {"revision": state.head.revision, "chain": state.chain}
+            log.info("history_noted", environment=self._keys.environment, **facts)
 
     def _tell_repaired(self, wrong: list[Difference]) -> None:
         for where in dict.fromkeys(difference.where for difference in wrong):

@@ -21,7 +21,7 @@ NO_SERVERS = pytest.mark.skipif(
 )
 
 
-NEW = ("req", "-x509", "-newkey", "ed25519", "-nodes", "-days", "2", "-subj")
+NEW = ("req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2", "-subj")
 
 
 class InstalledRedis(EmbeddedValkey):
@@ -104,9 +104,7 @@ class Authority:
         self._directory = directory
         directory.mkdir()
         for name in ("ca", "stranger"):
-            self._openssl(
-                "req", "-x509", "-newkey", "ed25519", "-nodes", "-days", "2", "-subj", f"/CN={name}", *self._pair(name)
-            )
+            self._openssl(*NEW, f"/CN={name}", *self._pair(name))
         for name, subject, extension in [
             ("server", "127.0.0.1", "subjectAltName=IP:127.0.0.1"),
             ("client", "configbus", "extendedKeyUsage=clientAuth"),

@@ -59,17 +59,22 @@ def test_everything_goes_over_tls(driver: str, tls_redis: TlsRedis, tls_postgres
 
 def test_redis_says_what_does_not_fit(tls_redis: TlsRedis, tmp_path: Path) -> None:
     shell = QuickShell(tmp_path)
+    plain = tls_redis.tls_url().replace("rediss://", "redis://").partition("?")[0]
     wrong = {
-        tls_redis.tls_url(ssl_ca_certs="stranger.crt"): "certificate verify failed",
-        tls_redis.tls_url(ssl_certfile="", ssl_keyfile=""): "ended the connection|certificate required|reset by peer",
-        tls_redis.tls_url().replace("rediss://", "redis://").partition("?")[0]: "a port with TLS wants rediss://",
-        tls_redis.url.replace("redis://", "rediss://"): "write redis:// instead of rediss://",
-        tls_redis.tls_url(ssl_ca_certs="nowhere.crt"): "as its ssl_ca_certs, which cannot be read",
+        tls_redis.tls_url(ssl_ca_certs="stranger.crt"): ("certificate verify failed",),
+        tls_redis.tls_url(ssl_certfile="", ssl_keyfile=""): (
+            "a certificate of its clients",
+            "ended the",
+            "reset by peer",
+        ),
+        plain: ("a port with TLS wants rediss://", "reset by peer"),
+        tls_redis.url.replace("redis://", "rediss://"): ("redis:// instead of rediss://", "to a port without it"),
+        tls_redis.tls_url(ssl_ca_certs="nowhere.crt"): ("as its ssl_ca_certs, which cannot be read",),
     }
     for url, told in wrong.items():
         done = shell("workers", "--redis-url", url)
         assert done.returncode in (2, 6), url
-        assert any(reason in done.stderr for reason in told.split("|")), (url, done.stderr)
+        assert any(reason in done.stderr for reason in told), (url, done.stderr)
         assert "Traceback" not in done.stderr
 
 

@@ -72,5 +72,5 @@ def test_a11_a_right_that_is_missing_is_named_and_workers_are_back_with_it(
         times = cluster.finish(limit=LIMIT)
     for worker in cluster.workers:
         until(lambda worker=worker: REVOKED[revoke] in worker.log)  # type: ignore[misc]  # mypy infers no default of a lambda
-        assert f"user {USER} at" in worker.log
+        assert f"user {USER})" in worker.log
     note_times("A11", f"ACL: {revoke.__name__} for 3 s", LIMIT, times)

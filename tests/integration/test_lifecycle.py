@@ -124,10 +124,17 @@ def test_a_draft_changes_nothing_live_and_makes_no_release(psql: Psql, author: A
     row = author.draft("trading", {"score_threshold": "0.9"})
     author.edit(row.id, {"score_threshold": "0.8"})
     after = everything(psql)
-    assert {name for name in before if before[name] != after[name]} == {"trading_config", "config_audit_log"}
+    assert {name for name in before if before[name] != after[name]} == {
+        "trading_config",
+        "config_audit_log",
+        "audit_line",
+    }
     assert author.active("trading") == live
     author.discard(row.id)
-    assert {name for name, told in everything(psql).items() if told != before[name]} == {"config_audit_log"}
+    assert {name for name, told in everything(psql).items() if told != before[name]} == {
+        "config_audit_log",
+        "audit_line",
+    }
 
 
 def test_a_draft_without_values_is_the_base_itself(author: Author) -> None:

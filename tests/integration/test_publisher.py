@@ -263,7 +263,7 @@ def test_redis_down_after_the_commit_leaves_the_release_to_the_relay(
 
 def test_head_fields_are_what_the_contract_names(published: Settings, client: Any) -> None:
     head = client.hgetall(KEYS.head)
-    wanted = {"bus", "v", "system", "epoch", "revision", "state", "check", "published_at", "asof"}
+    wanted = {"bus", "v", "system", "epoch", "revision", "state", "check", "published_at", "asof", "chain"}
     assert set(head) == wanted
     assert isinstance(wire.read_head(head), Head)
     block = client.hgetall(KEYS.block("trading"))

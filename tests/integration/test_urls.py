@@ -116,7 +116,7 @@ async def test_both_links_say_which_server_refuses(redis_url: str, who: str | No
     with pytest.raises(Unavailable, match=told) as of_twin:
         await twin.call(("PING",))
     for error in (caught.value, of_twin.value):
-        assert f"({where.hostname}:{where.port})" in str(error)
+        assert f"({where.hostname}:{where.port}" in str(error)
         assert "See CONFIGBUS_REDIS_URL." in str(error)
         assert str(where.password) not in str(error)
 
