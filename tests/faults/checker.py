@@ -172,7 +172,8 @@ def _check_end(commits: Sequence[Commit], life: Life) -> str | None:
 
 
 def _catch_up(commits: Sequence[Commit], life: Life, heal: float, until: float) -> float:
-    """Seconds from a heal instant until the worker lagged no more; 0 if it did not lag then or soon after.
+    """Seconds from a heal instant until the worker lagged no more; 0 if it did not lag then, nor at the first release
+    soon after: one that is late by itself later on is no trace of the fault.
 
     What comes after the next fault, at `until`, is not counted.
     """
@@ -181,6 +182,8 @@ def _catch_up(commits: Sequence[Commit], life: Life, heal: float, until: float) 
         lagged = held - commit.at > PROMPT_SECONDS and held > heal
         if lagged and commit.at <= max(end, soon) and commit.at < until - PROMPT_SECONDS:
             end = max(end, held)
+        if commit.at > heal:
+            soon = heal
     return end - heal
 
 

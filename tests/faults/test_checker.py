@@ -189,6 +189,21 @@ def test_what_comes_after_the_next_fault_is_not_counted_to_the_one_before() -> N
         check(commits(), [good()], [19.8], LIMIT)
 
 
+def test_a_release_that_is_late_by_itself_is_no_trace_of_the_fault() -> None:
+    prompt = [Commit(20.0 + number / 10, position(3 + number), values(3)) for number in range(6)]
+    life = good()
+    life.adoptions[2:] = [
+        Adoption(commit.at + (0.2 if commit is prompt[-1] else 0.01), commit.position, "redis", (), commit.values)
+        for commit in prompt
+    ]
+    life.samples[2:] = [Sample(23.0, "live", prompt[-1].position)]
+    life.calls[4:] = [replace(call, revision=8) for call in calls(21.1, 3)]
+    assert check([*commits()[:2], *prompt], [life], [20.05], LIMIT).caught_up == 0.0
+    life.adoptions[3] = replace(life.adoptions[3], at=20.5)
+    life.adoptions[4:6] = []
+    assert check([*commits()[:2], *prompt], [life], [20.05], LIMIT).caught_up == pytest.approx(0.65)
+
+
 def test_a_held_block_may_show_older_content() -> None:
     life = good()
     shown = values(2) | {"trading": {"bps": 1}}
