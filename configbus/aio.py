@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     Callback = Callable[[Change[Any]], object]
 
 C = TypeVar("C", bound="Callback")
+T = TypeVar("T")
 
 RESTART_SECONDS = 0.5
 DRAIN_TURNS = 4
@@ -207,8 +208,8 @@ class AsyncConfigBus(Reads):
         task.add_done_callback(self._tasks.discard)
         return task
 
-    async def _post(self, event: Awaitable[protocol.Event]) -> None:
-        self._inbox.append(await event)
+    async def _post(self, ask: Callable[[T], Awaitable[protocol.Event]], what: T) -> None:
+        self._inbox.append(await ask(what))
         self._nudge()
 
     def _nudge(self, _done: object = None) -> None:
@@ -252,9 +253,9 @@ class AsyncConfigBus(Reads):
                 if self._writer is not None:
                     self._writer.vouch(now() - since)
             case protocol.Look():
-                self._spawn(self._post(self._poll.look(now())))
+                self._spawn(self._post(self._poll.look, now()))
             case protocol.Say(presence):
-                self._spawn(self._post(self._poll.say(presence)))
+                self._spawn(self._post(self._poll.say, presence))
             case protocol.Subscribe() | protocol.Ping() | protocol.Read() | protocol.ReadStore():
                 return await self._ask(command)
             case protocol.Wait(shortest, longest):

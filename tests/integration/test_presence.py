@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 import os
 import socket
@@ -166,3 +168,13 @@ async def test_an_asyncio_worker_that_is_closed_at_once_leaves_nothing(published
         async with AsyncConfigBus.connect(redis_url=published.redis_url, environment="production", worker="alpha"):
             pass
     assert client.keys(f"{PREFIX}work*") == []
+
+
+async def test_closing_before_a_word_was_said_leaves_no_coroutine_behind(published: Settings) -> None:
+    with running_relay(published):
+        for turns in range(12):
+            bus = await AsyncConfigBus.connect(redis_url=published.redis_url, environment="production", worker="alpha")
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await bus.close()
+    gc.collect()

@@ -139,6 +139,7 @@ def test_nothing_forged_is_adopted_and_all_of_it_is_put_right(
         with Author(signing) as author:
             driven.wait_for(author.set({"risk.max_order_attempts": 4}))
         assert (driven.reads.epoch, driven.reads.get("risk.max_order_attempts")) == (epoch, 4)
+        until(lambda: len(seen) == 2)
     assert seen == [3, 4]
     assert any(alarm in record.message for alarm in ALARMS for record in caplog.records)
 
