@@ -11,7 +11,7 @@ import psycopg
 
 from configbus.catalogue import load_catalogue
 from configbus.errors import ConfigBusError, Unavailable, UnknownEnvironment
-from configbus.link import Link, looking_commands, reading_of
+from configbus.link import Link, hashes, looking_commands, reading_of
 from configbus.presence import SEEN_SECONDS
 from configbus.publication import Verdict, judge
 from configbus.receipt import clock_of, find_workers
@@ -59,10 +59,13 @@ def examine(settings: Settings) -> Iterator[Finding]:
     else:
         try:
             with translated(), connected(settings.database_url) as connection:
-                state = newest_state(connection, place)
-                yield Finding("ok", "postgres", f"revision {state.head.revision} of epoch {state.head.epoch}")
-                yield from _postgres(connection, settings, place, state)
-        except (UnknownEnvironment, Unavailable, ConfigBusError) as error:
+                schema = _schema(connection, place)
+                yield schema
+                if schema.level == "ok":
+                    state = newest_state(connection, place)
+                    yield Finding("ok", "postgres", f"revision {state.head.revision} of epoch {state.head.epoch}")
+                    yield from _postgres(connection, settings, place, state)
+        except ConfigBusError as error:
             yield Finding("error", "postgres", str(error), _remedy(error))
     if not settings.redis_url:
         yield Finding("error", "redis", "CONFIGBUS_REDIS_URL is not set", "set it")
@@ -80,16 +83,17 @@ def _remedy(error: ConfigBusError) -> str:
     return "configbus migrate" if isinstance(error, UnknownEnvironment) else "see docs/operate.md"
 
 
-def _postgres(connection: Connection, settings: Settings, place: Place, state: FullState) -> Iterator[Finding]:
+def _schema(connection: Connection, place: Place) -> Finding:
+    """Nothing else can be looked at in a schema of another version."""
     with connection.begin():
         version, newest = health.schema_version(connection, place)
     if version == newest:
-        yield Finding("ok", "schema", f"version {version}")
-    elif version < newest:
-        yield Finding("error", "schema", f"version {version}, this configbus has {newest}", "configbus migrate")
-    else:
-        yield Finding("error", "schema", f"version {version}, this configbus has {newest}", "upgrade this configbus")
-        return
+        return Finding("ok", "schema", f"version {version}")
+    remedy = "configbus migrate" if version < newest else "upgrade this configbus"
+    return Finding("error", "schema", f"version {version}, this configbus has {newest}", remedy)
+
+
+def _postgres(connection: Connection, settings: Settings, place: Place, state: FullState) -> Iterator[Finding]:
     try:
         with connection.begin():
             check_server(connection, place, state.head)
@@ -150,7 +154,7 @@ def _redis(link: Link, settings: Settings, keys: Keys, state: FullState | None) 
         return
     yield from _head(reading.head, reading.time, settings, state)
     try:
-        index = read_index(_hash(link, keys.index))
+        index = read_index(hashes(link, [keys.index])[0])
     except Malformed as error:
         yield Finding("error", "index", str(error), "a relay repairs it; is one running?")
         index = {}
@@ -210,12 +214,6 @@ def _workers(link: Link, keys: Keys) -> Iterator[Finding]:
             yield Finding("warning", "worker", f"{worker.name} is {presence.state}", "is a relay running?")
     if workers:
         yield Finding("ok", "workers", f"{len(workers)} are known")
-
-
-def _hash(link: Link, key: str) -> dict[str, str]:
-    (reply,) = link.call(("HGETALL", key))
-    texts = [part.decode(errors="replace") for part in reply]
-    return dict(zip(texts[::2], texts[1::2], strict=True))
 
 
 def _keys(link: Link, keys: Keys) -> Iterator[str]:

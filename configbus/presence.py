@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 SEEN_SECONDS = 15.0
 """How long a worker counts as there after it was last heard of."""
+GONE_SECONDS = 86_400.0
+"""How long the name of one that ended without a word is kept."""
 RENEW_SECONDS = (4.0, 6.0)
 PAUSE_SECONDS = 0.2
 """Between two things that a worker says, however fast it changes."""
@@ -82,13 +84,14 @@ class Worker:
 
 
 def saying_commands(keys: Keys, name: str, identity: dict[str, str], presence: Presence) -> list[tuple[str | int, ...]]:
-    """One transaction that writes a worker's hash and its name."""
+    """One transaction that writes a worker's hash and its name, and forgets names that nobody has had for a day."""
     pairs = [part for pair in (identity | presence.fields()).items() for part in pair]
     return [
         ("MULTI",),
         ("HSET", keys.worker(name), *pairs),
         ("PEXPIRE", keys.worker(name), int(SEEN_SECONDS * 1000)),
         ("ZADD", keys.workers, presence.said_at, name),
+        ("ZREMRANGEBYSCORE", keys.workers, "-inf", presence.said_at - round(GONE_SECONDS * 1_000_000)),
         ("EXEC",),
     ]
 

@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 USER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}", re.ASCII)
 CONNECTING = "auth ping select multi exec time client|setname"
-SAYING = "hset pexpire zadd del zrem"
+SAYING = "hset pexpire zadd zremrangebyscore del zrem"
 PUBLISHING = f"{CONNECTING} type hgetall hmget hset del exists publish eval evalsha scan"
 ASKING = "zrange"
-DIAGNOSING = "info config|get acl|whoami subscribe unsubscribe"
+DIAGNOSING = "info subscribe unsubscribe"
 
 
 class RedisRole(StrEnum):
@@ -71,12 +71,9 @@ def rules_of(role: RedisRole, keys: Keys) -> list[str]:
         case RedisRole.RELAY:
             patterns = [f"~{key}" for key in (*shared, blocks)]
             commands = PUBLISHING
-        case RedisRole.AUTHOR:
+        case RedisRole.AUTHOR | RedisRole.OPERATOR:
             patterns = [f"~{key}" for key in (*shared, blocks)] + [f"%R~{key}" for key in workers]
-            commands = f"{PUBLISHING} {ASKING}"
-        case RedisRole.OPERATOR:
-            patterns = [f"~{key}" for key in (*shared, blocks)] + [f"%R~{key}" for key in workers]
-            commands = f"{PUBLISHING} {ASKING} {DIAGNOSING}"
+            commands = f"{PUBLISHING} {ASKING} {DIAGNOSING if role is RedisRole.OPERATOR else ''}"
     return [*patterns, f"&{keys.channel}", *(f"+{command}" for command in commands.split())]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import text
 
 from configbus import migrations
-from configbus.store.connect import Place, sql
+from configbus.store.connect import Place, quoted, sql
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -39,7 +39,7 @@ def schema_version(connection: Connection, place: Place) -> tuple[str, str]:
 def rights(connection: Connection, place: Place) -> tuple[bool, list[str]]:
     """Whether the role is a superuser, and what it may not do that every part needs."""
     superuser = connection.scalar(text("SELECT rolsuper FROM pg_roles WHERE rolname = current_user"))
-    asked = {"tables": [f'"{place.schema}".{name}' for name in READS]}
+    asked = {"tables": [f"{quoted(place.schema)}.{name}" for name in READS]}
     missing = connection.scalars(text(MISSING), asked)
     return bool(superuser), [f"read {name}" for name in missing]
 

@@ -108,7 +108,7 @@ def test_workers_are_shown_with_what_is_wrong(shell: Shell, servers: dict[str, A
     sql(shell, "UPDATE configbus.trading_config SET drawdown_reduction_tiers = '[7]' WHERE status = 'active'")
     until(lambda: shell("workers").stdout.count(" 2 ") >= 2)
     with redis.Redis.from_url(servers["redis_url"]) as client:
-        client.zadd(f"{PREFIX}workers", {"gone": 1})
+        client.zadd(f"{PREFIX}workers", {"gone": (client.time()[0] - 60) * 1_000_000, "long gone": 1})
         client.zadd(f"{PREFIX}workers", {"hung": 10**18})
         facts = client.hgetall(f"{PREFIX}worker:alpha") | {b"revision": b"1", b"state": b"stale", b"held": b"{}"}
         client.hset(f"{PREFIX}worker:hung", mapping=facts)
@@ -117,6 +117,9 @@ def test_workers_are_shown_with_what_is_wrong(shell: Shell, servers: dict[str, A
     assert by_name["alpha"]["why"].startswith("trading: drawdown_reduction_tiers.0 ")
     assert by_name["alpha"]["held"]["trading"]["revision"] == 2
     assert by_name["gone"]["state"] == "gone"
+    assert by_name["gone"]["why"].startswith("not heard of for 6")
+    until(lambda: "long gone" not in shell("workers").stdout, 8.0)
+    assert "not heard of for 6" in shell("workers").stdout
     assert by_name["hung"]["behind"] == 1
     assert 0 < by_name["hung"]["behind_seconds"] < 60
     assert by_name["hung"]["why"] == "it cannot vouch for its copy: is a relay running?"
