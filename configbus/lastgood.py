@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from configbus import wire
+from configbus import jsontext, wire
 from configbus.wire import Malformed, Position
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ def from_text(text: str, where: str) -> LastGood:
 
 
 def _entry(name: str, text: str) -> Entry:
-    return wire.read_entry(name, wire.members(text))
+    return wire.read_entry(name, jsontext.members(text))
 
 
 def _checksum(body: str) -> str:

@@ -14,6 +14,7 @@ from sqlalchemy import text
 from configbus.catalogue import Catalogue, load_catalogue
 from configbus.difference import Differences, differences
 from configbus.errors import InvalidValue, Problem, UnknownVersion
+from configbus.jsontext import readable
 from configbus.names import REVISION, split_block
 from configbus.settings import Settings, load_settings
 from configbus.store import history, versions
@@ -21,7 +22,6 @@ from configbus.store.chain import verify_chain
 from configbus.store.connect import Place, make_engine, translated
 from configbus.store.releases import newest_head
 from configbus.values import default_texts
-from configbus.wire import readable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

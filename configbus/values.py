@@ -22,8 +22,9 @@ from pydantic import BaseModel, ValidationError
 from configbus.block import Block, problems
 from configbus.errors import InvalidValue, Problem, UnknownField
 from configbus.fields import nested_models, nested_types, options_of, part_of
+from configbus.jsontext import members
 from configbus.names import near
-from configbus.wire import entry_text, members
+from configbus.wire import entry_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -31,7 +31,8 @@ from configbus.cli.options import settings_of
 from configbus.cli.output import cell
 from configbus.cli.running import told_to_stop
 from configbus.errors import ConfigBusError, InvalidValue
-from configbus.wire import Keys, Position, read_value
+from configbus.jsontext import read_value
+from configbus.wire import Keys, Position
 
 if TYPE_CHECKING:
     from configbus.author import Author

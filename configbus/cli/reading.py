@@ -216,7 +216,7 @@ def schema(
 
 
 def _read(text: str, path: str) -> Any:
-    from configbus.wire import read_value, readable
+    from configbus.jsontext import read_value, readable
 
     try:
         read_value(text)

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import text
 
+from configbus.jsontext import members
 from configbus.names import block_name, split_block
 from configbus.store.connect import sql
-from configbus.wire import entry_fields, members
+from configbus.wire import entry_fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -14,11 +14,11 @@ from pydantic import BaseModel, ValidationError
 from sqlalchemy import CheckConstraint
 
 from configbus.fields import options_of, part_of
+from configbus.jsontext import readable
 from configbus.names import near
 from configbus.store.connect import quoted, sql
 from configbus.store.obstacles import SHOWN_ROWS, Against, Obstacle, shown_row
 from configbus.store.tables import config_table, text_literal
-from configbus.wire import readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

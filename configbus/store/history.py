@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from configbus.difference import Differences, differences
 from configbus.errors import InvalidValue, Problem, UnknownRevision
+from configbus.jsontext import members, readable
 from configbus.names import block_name, split_block
 from configbus.store.connect import Place, sql
 from configbus.store.releases import newest_head
-from configbus.wire import members, readable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -14,10 +14,11 @@ from uuid import UUID
 from sqlalchemy import text
 
 from configbus.errors import Conflict, UnknownBlock, UnknownVersion
+from configbus.jsontext import members, readable
 from configbus.names import block_name, near
 from configbus.store.connect import Place, quoted, sql
 from configbus.store.releases import newest_head
-from configbus.wire import entry_text, members, readable
+from configbus.wire import entry_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

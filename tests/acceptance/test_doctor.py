@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 import pytest
 import redis
+from poolers import PGBOUNCER, pgbouncer
 from relays import running_relay
 from shell import QuickShell, Shell
 from waiting import until
@@ -95,6 +96,19 @@ def test_what_is_wrong_in_postgres_is_named(shell: Shell) -> None:
         operator.execute("SET session_replication_role = replica")
         operator.execute("DELETE FROM configbus.risk_config WHERE status = 'active'")
     assert told(shell, 1)["drift"]["found"] == "changed behind the triggers: risk"
+
+
+@pytest.mark.usefixtures("relay")
+@pytest.mark.skipif(PGBOUNCER is None, reason="no pgbouncer on this machine: doctor behind a real pooler is not tried")
+def test_a_pooler_that_no_bell_comes_through_is_named(shell: Shell, tmp_path: Path) -> None:
+    with pgbouncer(shell.environ["CONFIGBUS_DATABASE_URL"], tmp_path) as url:
+        found = told(shell, 0, CONFIGBUS_DATABASE_URL=url)
+    assert found["listen"] == {
+        "level": "warning",
+        "about": "listen",
+        "found": "no bell is heard: a pooler is between",
+        "remedy": "give the relay a direct URL; until then it looks ten times a second",
+    }
 
 
 def test_an_older_schema_is_named(shell: Shell) -> None:

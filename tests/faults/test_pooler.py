@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import shutil
-import signal
-import subprocess
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import psycopg
 import pytest
 from buses import connected_bus
+from poolers import PGBOUNCER, pgbouncer
 from relays import running_relay
-from waiting import until
 
-from configbus.embedded import _free_port, _launcher, _unprivileged_user
 from configbus.reads import now
 from configbus.settings import load_settings
 from configbus.store.connect import connect_listener
 from faults.cluster import last_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from faults.cluster import Cluster
@@ -31,20 +24,6 @@ EDITS = 20
 WITHIN_SECONDS = 0.3
 STRAGGLERS = 2
 """So many of them may be late where other programs keep the machine busy."""
-PGBOUNCER = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")
-CONFIGURATION = """
-[databases]
-* = host=127.0.0.1 port={server}
-[pgbouncer]
-listen_addr = 127.0.0.1
-listen_port = {port}
-unix_socket_dir =
-auth_type = scram-sha-256
-auth_file = {users}
-pool_mode = transaction
-default_pool_size = 4
-ignore_startup_parameters = extra_float_digits
-"""
 
 
 def heard(url: str) -> bool:
@@ -86,41 +65,11 @@ def test_b9_a_relay_that_hears_no_bell_delivers_all_the_same(
         check_delivery(cluster)
 
 
-@contextmanager
-def pgbouncer(cluster: Cluster, directory: Path) -> Iterator[str]:
-    """A URL that goes through a pooler in transaction mode."""
-    assert PGBOUNCER is not None
-    server, port = urlsplit(cluster.database_url), _free_port()
-    users = directory / "users.txt"
-    users.write_text(f'"{server.username}" "{server.password}"\n')
-    configuration = directory / "pgbouncer.ini"
-    configuration.write_text(CONFIGURATION.format(server=server.port, port=port, users=users))
-    launcher = _launcher(signal.SIGTERM, _unprivileged_user())
-    url = cluster.database_url.replace(f":{server.port}/", f":{port}/")
-    with (directory / "pgbouncer.log").open("wb") as log:
-        process = subprocess.Popen([*launcher, PGBOUNCER, str(configuration)], stdout=log, stderr=log)
-    try:
-        until(lambda: answers(url) or process.poll() is not None)
-        assert process.poll() is None, (directory / "pgbouncer.log").read_text()
-        yield url
-    finally:
-        process.terminate()
-        process.wait(10)
-
-
-def answers(url: str) -> bool:
-    try:
-        psycopg.connect(url, connect_timeout=2).close()
-    except psycopg.OperationalError:
-        return False
-    return True
-
-
 @pytest.mark.skipif(PGBOUNCER is None, reason="no pgbouncer on this machine: LISTEN through a real pooler is not tried")
 def test_b9_a_relay_behind_pgbouncer_delivers_all_the_same(bare_cluster: Cluster, tmp_path: Path) -> None:
     cluster = bare_cluster
     assert heard(cluster.database_url)
-    with pgbouncer(cluster, tmp_path) as url:
+    with pgbouncer(cluster.database_url, tmp_path) as url:
         assert not heard(url)
         with running_relay(load_settings({}, **cluster.settings | {"database_url": url})):
             check_delivery(cluster)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from contextlib import closing, contextmanager
-from itertools import count
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+from edits import restless
 from relays import running_relay
 from waiting import until
 
@@ -26,8 +26,6 @@ from configbus.verification import begin_epoch
 from configbus.wire import Keys
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from configbus.settings import Settings
 
 SET_BACK = """
@@ -155,7 +153,7 @@ def test_a_database_set_back_that_overtook_redis_is_a_new_epoch_too(
 
 
 def test_an_epoch_is_raised_while_releases_are_made(published: Settings) -> None:
-    with running_relay(published), restless(published):
+    with running_relay(published), restless(published, 0.003):
         epochs = [epoch_of(published), *(begin_epoch(published, "a restore") for _ in range(12))]
     assert epochs == sorted(set(epochs))
 
@@ -180,34 +178,11 @@ def test_a_release_of_an_epoch_that_has_ended_is_published_in_the_new_one(
         until(lambda: (bus.epoch, bus.get("risk.max_order_attempts")) == (raised, 9))
 
 
-@contextmanager
-def restless(settings: Settings) -> Iterator[None]:
-    """Some two hundred plain edits a second."""
-    ended = threading.Event()
-
-    def edit() -> None:
-        with psycopg.connect(settings.require("database_url"), autocommit=True) as operator:
-            for number in count():
-                if ended.wait(0.003):
-                    return
-                operator.execute(
-                    "UPDATE configbus.risk_config SET max_order_attempts = %s WHERE status = 'active'", [number % 6 + 3]
-                )
-
-    thread = threading.Thread(target=edit)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-
-
 def test_releases_without_a_pause_keep_no_worker_from_being_live(published: Settings, worker: dict[str, Any]) -> None:
     with running_relay(published), ConfigBus.connect(**worker, require="live") as bus:
         states: list[str] = []
         bus.on_state(lambda _old, new: states.append(str(new)))
-        with restless(published):
+        with restless(published, 0.003):
             until(lambda: bus.revision > 1)
             began = now()
             until(lambda: now() > began + 4.0 or bool(states))

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import base64
 import threading
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
-from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
 import redis
 from buses import connected_bus
+from edits import restless
 from entries import entry_of
 from relays import running_relay
 from waiting import until
@@ -193,7 +193,7 @@ def test_a_key_is_exchanged_while_everything_runs(signing: Settings, worker: dic
     both, newer = f"{FIRST},{SECOND}", f"{SECOND},{FIRST}"
     states: list[str] = []
     with (
-        restless(signing),
+        restless(signing, 0.025),
         ExitStack() as earlier,
         ConfigBus.connect(**worker, signing_keys=both, start_timeout=1.0) as bus,
         Author(replace(signing, signing_keys=both)) as author,
@@ -209,29 +209,6 @@ def test_a_key_is_exchanged_while_everything_runs(signing: Settings, worker: dic
                 until(lambda: late.get("trading.max_slippage_exit_bps") == 180)
                 until(lambda: bus.age < 1.0 and late.age < 1.0)
     assert states == []
-
-
-@contextmanager
-def restless(settings: Settings) -> Iterator[None]:
-    """Plain edits, forty a second, which only relays publish."""
-    ended = threading.Event()
-
-    def edit() -> None:
-        with psycopg.connect(settings.require("database_url"), autocommit=True) as operator:
-            for number in count():
-                if ended.wait(0.025):
-                    return
-                operator.execute(
-                    "UPDATE configbus.risk_config SET max_order_attempts = %s WHERE status = 'active'", [number % 6 + 3]
-                )
-
-    thread = threading.Thread(target=edit)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 def signatures(client: Any) -> set[str]:

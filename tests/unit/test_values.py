@@ -20,8 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from configbus.block import Block, domain_of
 from configbus.domains import DrawdownTier, TradingConfig
 from configbus.errors import ConfigBusError, InvalidValue, UnknownField
+from configbus.jsontext import members
 from configbus.values import as_json, from_text, valid_content, with_values
-from configbus.wire import members
 
 AWKWARD = "Gr\u00fc\u00dfe \U0001f680 \"quoted\" 'it' {x} %s 100% \\ \t\n"
 TOLD = 300
