@@ -25,7 +25,7 @@ from configbus.reader import Reader
 from configbus.receipt import await_receipt, clock_of
 from configbus.rollback import roll_back
 from configbus.store import versions
-from configbus.store.connect import is_retriable, sql, translated
+from configbus.store.connect import answered, is_retriable, sql, translated
 from configbus.store.history import content_before, revision_at
 from configbus.store.idempotency import conclude_call, digest_of_call, earlier_call
 from configbus.store.releases import age_of_release, newest_head, own_release
@@ -332,9 +332,12 @@ class Author(Reader):
         with translated(), self._engine.connect() as connection:
 
             def commit() -> T:
-                with connection.begin():
+                with connection.begin() as transaction:
                     versions.begin_authoring(connection, self._settings.actor, None, publishes=False)
-                    return write(connection)
+                    made = write(connection)
+                    with answered():
+                        transaction.commit()
+                return made
 
             return _retried(commit)
 
@@ -358,7 +361,7 @@ class Author(Reader):
         key: str | None,
         digest: str,
     ) -> tuple[Published | None, Release]:
-        with connection.begin():
+        with connection.begin() as transaction:
             actor = self._settings.actor
             versions.begin_authoring(connection, actor, reason, publishes=self._publisher is not None)
             if key is not None and (made := earlier_call(connection, self._place, key, digest, actor)) is not None:
@@ -370,6 +373,8 @@ class Author(Reader):
             release = Release(head.revision, head.epoch, names)
             if key is not None:
                 conclude_call(connection, self._place, key, release)
+            with answered():
+                transaction.commit()
         return published, release
 
     def _publish(self, connection: Connection, publisher: Publisher, release: Published) -> None:

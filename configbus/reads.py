@@ -295,14 +295,14 @@ def reached(reads: Reads, release: Release | int) -> bool:
 def read_store(settings: Settings, seconds: float) -> Reading:
     """The newest state in Postgres: the one seam through which a worker imports the store."""
     try:
-        from configbus.store.connect import Place, connected
+        from configbus.store.connect import Limits, Place, connected
         from configbus.store.releases import newest_state
     except ModuleNotFoundError as error:
         raise SettingsError(
             f"CONFIGBUS_DATABASE_URL is set, and {error.name} is not installed: pip install 'configbus[store]'"
         ) from None
 
-    with connected(settings.require("database_url"), seconds) as connection:
+    with connected(settings.require("database_url"), Limits.of(seconds)) as connection:
         state = newest_state(connection, Place(settings.schema, settings.environment))
     index = {entry.name: str(entry.mark) for entry in state.entries}
     return Reading(0, state.head.fields(), index, {entry.name: entry_fields(entry) for entry in state.entries})

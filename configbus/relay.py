@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from psycopg import sql as pgsql
+from sqlalchemy import text
 
 from configbus.catalogue import load_catalogue
 from configbus.errors import ConfigBusError, Conflict, HistoryLost, Unavailable
@@ -72,6 +73,7 @@ class Relay:
         self._repair = Repair(self._publisher, self._place)
         self._raised: list[float] = []
         self._lost: set[str] = set()
+        self._locked = False
         self._queue_told = False
         self._judged: set[Mark] = set()
         self._catalogue = load_catalogue(settings.domains)
@@ -160,17 +162,9 @@ class Relay:
         again.
         """
         started = time.monotonic()
+        self._release_drift(connection)
         with translated(), connection.begin():
-            drift = find_drift(connection, self._place)
             self._warn_of_queue(queue_usage(connection))
-        if any(not block.lost for block in drift):
-            with translated(), connection.begin():
-                released = capture_drift(connection, self._place)
-            log.warning("drift_released", environment=self._keys.environment, blocks=", ".join(released))
-        lost = {block.block for block in drift if block.lost}
-        if lost - self._lost:
-            log.error("active_row_missing", environment=self._keys.environment, blocks=", ".join(sorted(lost)))
-        self._lost = lost
         with translated():
             wrong = self._repair.repair(connection)
             state = self._repair.state(connection)
@@ -196,6 +190,27 @@ class Relay:
         return max(
             started + min(max((ended - started) / COMPARE_SHARE, COMPARE_SECONDS), COMPARE_AT_LEAST_SECONDS), ended
         )
+
+    def _release_drift(self, connection: Connection) -> None:
+        """Release what bypassed the triggers; left for later where a table is locked, so that all else goes on."""
+        try:
+            with translated(), connection.begin():
+                connection.execute(text("SET LOCAL lock_timeout = '100ms'"))
+                drift = find_drift(connection, self._place)
+        except Conflict as error:
+            if not self._locked:
+                log.warning("drift_not_looked_for", environment=self._keys.environment, reason=str(error))
+            self._locked = True
+            return
+        self._locked = False
+        if any(not block.lost for block in drift):
+            with translated(), connection.begin():
+                released = capture_drift(connection, self._place)
+            log.warning("drift_released", environment=self._keys.environment, blocks=", ".join(released))
+        lost = {block.block for block in drift if block.lost}
+        if lost - self._lost:
+            log.error("active_row_missing", environment=self._keys.environment, blocks=", ".join(sorted(lost)))
+        self._lost = lost
 
     def _note_chain(self, state: FullState) -> None:
         """Keep the hash of history where the owner of the database cannot change it: at first, then once a minute."""

@@ -14,7 +14,7 @@ from configbus.names import split_block
 from configbus.publication import Verdict
 from configbus.publisher import Publisher
 from configbus.repair import Repair
-from configbus.store.connect import Place, connected, translated
+from configbus.store.connect import LONG, Place, connected, translated
 from configbus.store.drift import capture_drift, find_drift
 from configbus.store.releases import newest_head, raise_epoch
 from configbus.store.versions import begin_authoring
@@ -60,7 +60,7 @@ def verify(settings: Settings, *, repair: bool) -> list[Finding]:
     link = Link(settings.require("redis_url"))
     publisher = Publisher(link, Keys(settings.namespace, settings.environment), place, settings.keyring)
     checker = Repair(publisher, place)
-    with closing(link), translated(), connected(settings.require("database_url")) as connection:
+    with closing(link), translated(), connected(settings.require("database_url"), LONG) as connection:
         with connection.begin():
             drift = find_drift(connection, place)
         findings = [finding for block in drift for finding in _of_drift(block, repaired=repair and not block.lost)]
@@ -85,7 +85,7 @@ def begin_epoch(settings: Settings, reason: str) -> int:
     place = Place(settings.schema, settings.environment)
     link = Link(settings.require("redis_url"))
     publisher = Publisher(link, Keys(settings.namespace, settings.environment), place, settings.keyring)
-    with closing(link), translated(), connected(settings.require("database_url")) as connection:
+    with closing(link), translated(), connected(settings.require("database_url"), LONG) as connection:
         with connection.begin():
             head = newest_head(connection, place)
         _, found = publisher.judge(publisher.look(), head)

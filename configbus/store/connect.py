@@ -6,12 +6,12 @@ import math
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psycopg
 from psycopg import pq
 from psycopg.conninfo import make_conninfo
-from sqlalchemy import URL, Engine, NullPool, TextClause, create_engine, exc, make_url, text
+from sqlalchemy import URL, Engine, NullPool, TextClause, create_engine, event, exc, make_url, text
 
 from configbus.errors import ConfigBusError, Conflict, InvalidValue, Problem, SettingsError, Unavailable
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection, Pool
 
-CONNECT_SECONDS = 3.0
-LIMITS = text("SELECT set_config('statement_timeout', :limit, false), set_config('lock_timeout', :limit, false)")
 SOMEWHERE = ("host", "hostaddr", "port", "service")
 KEEPALIVE: dict[str, Any] = {
     "keepalives_idle": 5,
@@ -33,6 +31,29 @@ DEADLOCK, SERIALIZATION = "40P01", "40001"
 CANCELED = "57014"
 CHECK, UNIQUE, FOREIGN_KEY, LOCK_TIMEOUT, ELSEWHERE = "23514", "23505", "23503", "55P03", "55000"
 NO_TABLE, NO_SCHEMA, NO_FUNCTION = "42P01", "3F000", "42883"
+
+
+class Limits(NamedTuple):
+    """Seconds that anything waits at most: for a connection, for a lock, for a statement."""
+
+    connect: float
+    lock: float
+    statement: float
+
+    @classmethod
+    def of(cls, seconds: float) -> Limits:
+        """The same for each."""
+        return cls(seconds, seconds, seconds)
+
+
+SHORT = Limits.of(3.0)
+"""For what is asked again soon."""
+LONG = Limits(connect=3.0, lock=3.0, statement=60.0)
+"""For what somebody asks for: much may have to be read or written."""
+HURRY = """
+    SELECT set_config('lock_timeout', floor(greatest(500, 3000 - 1000 * extract(
+        epoch FROM clock_timestamp() - transaction_timestamp())))::text, true)"""
+"""Whoever waited for one lock, of the 3 s above, has so much less time for the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,29 +103,38 @@ def driver_url(url: str) -> URL:
     return parsed
 
 
-def make_engine(url: str, seconds: float = CONNECT_SECONDS, pool: type[Pool] | None = None) -> Engine:
-    """An engine that gives up connecting after some seconds and notices a dead peer."""
-    return create_engine(
-        driver_url(url), connect_args=_ours(seconds), poolclass=pool, pool_pre_ping=True, hide_parameters=True
+def make_engine(url: str, limits: Limits = LONG, pool: type[Pool] | None = None) -> Engine:
+    """An engine that notices a dead peer, and on which nothing waits longer than the limits.
+
+    They are set in each transaction: behind a pooler, what is set for a session is somebody else's next.
+    """
+    arguments = _ours(limits.connect)
+    engine = create_engine(
+        driver_url(url), connect_args=arguments, poolclass=pool, pool_pre_ping=True, hide_parameters=True
     )
+    lock, statement = (max(1, math.ceil(seconds * 1000)) for seconds in (limits.lock, limits.statement))
+
+    def limit(connection: Connection) -> None:
+        connection.exec_driver_sql(f"SET LOCAL lock_timeout = {lock}; SET LOCAL statement_timeout = {statement}")
+
+    event.listen(engine, "begin", limit)
+    return engine
 
 
 @contextmanager
-def connected(url: str, seconds: float = CONNECT_SECONDS) -> Iterator[Connection]:
-    """One connection outside any pool, on which nothing waits longer than these seconds. Raises Unavailable."""
-    engine = make_engine(url, seconds, NullPool)
+def connected(url: str, limits: Limits = SHORT) -> Iterator[Connection]:
+    """One connection outside any pool. Raises Unavailable."""
+    engine = make_engine(url, limits, NullPool)
     with translated(), engine.connect() as connection:
-        connection.execute(LIMITS, {"limit": f"{math.ceil(seconds * 1000)}ms"})
-        connection.commit()
         yield connection
 
 
 def connect_listener(url: str) -> psycopg.Connection[tuple[object, ...]]:
     """A plain connection for LISTEN, which would hold any other one. Raises Unavailable."""
-    engine = make_engine(url, pool=NullPool)
+    engine = make_engine(url, SHORT, NullPool)
     arguments = dict(engine.dialect.create_connect_args(engine.url)[1])
     try:
-        return psycopg.connect(**arguments | _ours(CONNECT_SECONDS), autocommit=True)
+        return psycopg.connect(**arguments | _ours(SHORT.connect), autocommit=True)
     except psycopg.Error as error:
         raise Unavailable("Postgres", _first_line(error)) from error
 
@@ -116,6 +146,21 @@ def translated() -> Iterator[None]:
         yield
     except (exc.DBAPIError, psycopg.Error) as error:
         raise _in_our_words(error.orig if isinstance(error, exc.DBAPIError) else error) from error
+
+
+@contextmanager
+def answered() -> Iterator[None]:
+    """Around a commit: where the connection ends before its answer comes, nobody knows whether it was done."""
+    try:
+        yield
+    except exc.DBAPIError as error:
+        if not error.connection_invalidated:
+            raise
+        raise Unavailable(
+            "Postgres",
+            f"{_first_line(error.orig)}: whether the change was made is not known. Look, or give the same call with the"
+            " same idempotency key again",
+        ) from error
 
 
 def is_retriable(error: BaseException | None) -> bool:
@@ -161,7 +206,10 @@ def _in_our_words(error: BaseException | None) -> Exception:
     if state == CANCELED:
         return Unavailable("Postgres", f"{message}: it took longer than it may, and nothing of it was done")
     if state == LOCK_TIMEOUT:
-        return Conflict(f"somebody holds a lock on it for long: {message}; see pg_locks, then try again")
+        return Conflict(
+            "somebody holds a lock on what this needs, and nothing of it was done. Who: SELECT pid, relation::regclass,"
+            " query FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE granted AND mode ~ 'Exclusive'"
+        )
     if state == ELSEWHERE or (state is not None and state.startswith("23")):
         return Conflict(message)
     if isinstance(error, psycopg.errors.DataError):

@@ -13,7 +13,7 @@ from sqlalchemy import text
 
 from configbus.errors import Conflict, UnknownEnvironment, UnknownRevision
 from configbus.names import near
-from configbus.store.connect import Place, sql
+from configbus.store.connect import HURRY, Place, sql
 from configbus.wire import EMPTY_STATE, Entry, Head, make_entry
 
 if TYPE_CHECKING:
@@ -34,9 +34,10 @@ MINE = """
 AGE = """
     SELECT extract(epoch FROM clock_timestamp() - released_at) FROM {schema}.release
     WHERE environment = :environment AND revision = :revision"""
-CAPTURE_NOW = """
-    SET CONSTRAINTS {schema}.capture_insert, {schema}.capture_update, {schema}.capture_delete IMMEDIATE;
-    SET CONSTRAINTS {schema}.seal IMMEDIATE"""
+CAPTURE_NOW = f"""
+    {HURRY};
+    SET CONSTRAINTS {{schema}}.capture_insert, {{schema}}.capture_update, {{schema}}.capture_delete IMMEDIATE;
+    SET CONSTRAINTS {{schema}}.seal IMMEDIATE"""
 """All captures first, the one seal behind them, as at commit: with ALL, every capture would seal anew."""
 NEWEST = """
     SELECT {entry} FROM {schema}.newest(:environment) AS b""".replace("{entry}", ENTRY)

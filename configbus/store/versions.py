@@ -16,7 +16,7 @@ from sqlalchemy import text
 from configbus.errors import Conflict, UnknownBlock, UnknownVersion
 from configbus.jsontext import members, readable
 from configbus.names import block_name, near
-from configbus.store.connect import Place, quoted, sql
+from configbus.store.connect import HURRY, Place, quoted, sql
 from configbus.store.releases import newest_head
 from configbus.wire import entry_text
 
@@ -140,14 +140,12 @@ class FormerRows:
 
 
 def begin_authoring(connection: Connection, actor: str, reason: str | None, *, publishes: bool) -> None:
-    """Say for this transaction who writes and why, and limit how long it may wait for locks."""
+    """Say for this transaction who writes, why, and whether he publishes it himself."""
     settings = {
         "configbus.actor": actor,
         "configbus.reason": reason or "",
         "configbus.source": "author",
         "configbus.publishes": "on" if publishes else "",
-        "lock_timeout": "4s",
-        "statement_timeout": "60s",
     }
     calls = ", ".join(f"set_config('{name}', :p{number}, true)" for number, name in enumerate(settings))
     connection.execute(text(f"SELECT {calls}"), {f"p{number}": value for number, value in enumerate(settings.values())})
@@ -216,6 +214,7 @@ def lock_active(connection: Connection, place: Place, domain: Domain, keys: Sequ
     where = {"environment": place.environment, "keys": sorted(set(keys))}
     for _ in range(LOCK_ATTEMPTS):
         rows = _select(connection, place, domain, ACTIVE + ' ORDER BY _row.key COLLATE "C" FOR UPDATE', where)
+        connection.execute(text(HURRY))
         found = {row.block.partition("/")[2]: row for row in rows}
         if len(found) == len(where["keys"]):
             return found

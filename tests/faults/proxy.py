@@ -28,6 +28,7 @@ class _Path:
 
     def __init__(self) -> None:
         self.silent = False
+        self.deaf = False
         self.writers: list[asyncio.StreamWriter] = []
 
     def cut(self) -> None:
@@ -47,6 +48,8 @@ class Proxy:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever)
         self.manner: Manner = "pass"
+        self.lost: bytes | None = None
+        """What a client says in which the answer to it, and its connection, are lost."""
         self.port = 0
 
     @property
@@ -84,7 +87,7 @@ class Proxy:
         try:
             far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._upstream)
             path.writers.append(far_writer)
-            ways = [self._pump(path, reader, far_writer), self._pump(path, far_reader, writer)]
+            ways = [self._pump(path, reader, far_writer, asked=True), self._pump(path, far_reader, writer)]
             await asyncio.wait([asyncio.create_task(way) for way in ways], return_when=asyncio.FIRST_COMPLETED)
         except OSError:
             pass
@@ -94,9 +97,14 @@ class Proxy:
                 self._paths.discard(path)
             self._tasks.discard(task)
 
-    async def _pump(self, path: _Path, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self, path: _Path, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, asked: bool = False
+    ) -> None:
         with contextlib.suppress(OSError):
             while data := await reader.read(CHUNK):
+                if path.deaf:
+                    return
+                path.deaf = asked and self.lost is not None and self.lost in data
                 if self.manner == "cut" and self._random.random() < CUT_CHANCE:
                     writer.write(data[: self._random.randrange(len(data))])
                     await writer.drain()
