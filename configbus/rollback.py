@@ -16,7 +16,7 @@ from configbus.difference import same
 from configbus.errors import Conflict, InvalidValue, Problem, UnknownBlock
 from configbus.log import log
 from configbus.names import near, split_block
-from configbus.store.history import changed_since, ever_released, released_of
+from configbus.store.history import changed_since, check_kept, ever_released, released_of
 from configbus.store.versions import LOCK_ATTEMPTS, FormerRows, NewRow, former_rows, lock_active, replace_active
 from configbus.values import default_texts, valid_content
 from configbus.wire import entry_text
@@ -62,6 +62,7 @@ def roll_back(
             changed = list(changed_since(connection, place, revision, names))
             active = _lock(connection, place, catalogue, changed, revision)
             if changed == list(changed_since(connection, place, revision, names)):
+                check_kept(connection, place, revision)
                 break
             attempt.rollback()  # a release came in while its locks were waited for: it is to be undone as a whole
     else:

@@ -9,6 +9,7 @@ from configbus.cli import (
     health,
     migrating,
     reading,
+    retention,
     rights,
     running,
     settings,
@@ -52,6 +53,7 @@ for command in (
     rights.acl,
     rights.grants,
     verifying.verify,
+    retention.prune,
     settings.settings,
 ):
     app.command(command.__name__.rstrip("_"))(command)

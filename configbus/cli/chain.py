@@ -31,6 +31,8 @@ def show_chain(settings: Settings, expected: str | None, *, as_json: bool) -> No
             f"{chain.releases} releases and {chain.lines} lines of the audit log, up to revision {chain.revision}; "
             f"hash {chain.hash or 'none'}"
         )
+        if chain.pruned:
+            typer.echo(f"before revision {chain.pruned} history was pruned; what held then is as it was")
         if chain.broken:
             show_table(("what", "number", "at", "why"), [(b.what, b.number, b.at, b.why) for b in chain.broken])
         if settings.redis_url and not redis.get("chain"):

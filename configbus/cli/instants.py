@@ -1,4 +1,4 @@
-"""Points in time as people write them: a revision, an instant in ISO 8601, or `2h ago`."""
+"""Points in time and ages as people write them: a revision, an instant in ISO 8601, `2h ago`, `90d`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-RELATIVE = re.compile(r"((?:[0-9]{1,9}\s*[smhdw]\s*)+)ago", re.ASCII)
+AGE = re.compile(r"(?:[0-9]{1,9}\s*[smhdw]\s*)+", re.ASCII)
+RELATIVE = re.compile(rf"({AGE.pattern})ago", re.ASCII)
 PART = re.compile(r"([0-9]+)\s*([smhdw])", re.ASCII)
 
 
@@ -32,8 +33,7 @@ def read_moment(text: str, now: Callable[[], datetime]) -> int | datetime:
         return int(text)
     if relative := RELATIVE.fullmatch(text):
         try:
-            ages = [timedelta(**{UNITS[unit]: int(count)}) for count, unit in PART.findall(relative[1])]
-            return now() - sum(ages, timedelta())
+            return now() - _age(relative[1])
         except OverflowError:
             raise InvalidValue([Problem("instant", f"{text!r} is before the year 1")]) from None
     try:
@@ -41,6 +41,20 @@ def read_moment(text: str, now: Callable[[], datetime]) -> int | datetime:
     except ValueError:
         known = "a revision, nor ISO 8601 such as 2026-11-20T08:00:00Z, nor 2h ago"
         raise InvalidValue([Problem("instant", f"{text[:60]!r} is neither {known}")]) from None
+
+
+def read_age(text: str) -> timedelta:
+    """An age such as `90d` or `1w12h`. Raises InvalidValue."""
+    try:
+        if AGE.fullmatch(text.strip()):
+            return _age(text)
+    except OverflowError:
+        pass
+    raise InvalidValue([Problem("age", f"{text[:60]!r} is no age such as 90d, 12h or 1w12h")])
+
+
+def _age(text: str) -> timedelta:
+    return sum((timedelta(**{UNITS[unit]: int(count)}) for count, unit in PART.findall(text)), timedelta())
 
 
 def read_reference(text: str, now: Callable[[], datetime], digits_of_id: int) -> int | datetime | str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +13,9 @@ from configbus.cli.output import brief, cell, show_json, show_table, shown
 from configbus.errors import InvalidValue, Problem, UnknownField
 from configbus.names import near, split_path
 from configbus.snapshot import INDEX_DIGITS
+
+if TYPE_CHECKING:
+    from configbus.store.history import HistoryEntry
 
 BlockName = Annotated[str, typer.Argument(metavar="BLOCK", help="trading, strategy/market_maker")]
 OptionalBlock = Annotated[str | None, typer.Argument(metavar="[BLOCK]", help="trading, strategy/market_maker")]
@@ -90,10 +93,7 @@ def history(
         for entry in entries:
             show_json(entry)
         return
-    rows = [
-        (e.revision, e.released_at, e.actor, e.version, "retired" if e.retired else brief(e.changes), e.reason)
-        for e in entries
-    ]
+    rows = [(e.revision, e.released_at, e.actor, e.version, _change(e), e.reason) for e in entries]
     show_table(("revision", "at", "by", "version", "change", "reason"), rows)
 
 
@@ -213,6 +213,12 @@ def schema(
 
     model = load_catalogue(settings_of().domains).domain(domain).model
     typer.echo(json.dumps(model.model_json_schema(), indent=None if as_json else 2))
+
+
+def _change(entry: HistoryEntry) -> str:
+    if entry.retired:
+        return "retired"
+    return "what was before is pruned" if entry.pruned else brief(entry.changes)
 
 
 def _read(text: str, path: str) -> Any:

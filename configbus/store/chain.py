@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from configbus.store.connect import Place, sql
+from configbus.store.releases import pruned_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -16,13 +17,14 @@ if TYPE_CHECKING:
 NEWEST = """
     SELECT r.revision, r.epoch, r.chain, count(*) OVER () AS releases,
            (SELECT count(*) FROM {schema}.audit_line WHERE environment = :environment) AS lines
-    FROM {schema}.release AS r WHERE r.environment = :environment AND r.chain IS NOT NULL
+    FROM {schema}.release AS r WHERE r.environment = :environment AND r.chain IS NOT NULL AND r.revision >= :pruned
     ORDER BY r.revision DESC LIMIT 1"""
 BROKEN = "SELECT what, number, at, why FROM {schema}.broken_chain(:environment)"
 HASH_OF = """
     SELECT chain FROM {schema}.release
     WHERE environment = :environment AND epoch = :epoch AND revision = :revision"""
-HAS_HASH = "SELECT true FROM {schema}.release WHERE environment = :environment AND chain = :hash"
+HAS_HASH = """
+    SELECT true FROM {schema}.release WHERE environment = :environment AND chain = :hash AND revision >= :pruned"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +49,12 @@ class Witness:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """How far history is chained, its newest hash, and what is broken in it, the first break first."""
+    """How far history is chained, its newest hash, and what is broken in it, the first break first. What was before
+    the revision `pruned` is known only as far as it held then.
+    """
 
     revision: int
+    pruned: int
     hash: str
     releases: int
     lines: int
@@ -58,17 +63,19 @@ class Chain:
 
 def verify_chain(connection: Connection, place: Place, witnesses: Iterable[Witness]) -> Chain:
     """Compute the whole chain anew. A witness tells of an end that was cut."""
-    given = {"environment": place.environment}
+    pruned = pruned_until(connection, place)
+    given: dict[str, Any] = {"environment": place.environment, "pruned": pruned}
     newest = connection.execute(sql(NEWEST, place.schema), given).one_or_none()
     broken = [Break(*row) for row in connection.execute(sql(BROKEN, place.schema), given)]
     for witness in witnesses:
         if witness.revision is None:
             if not connection.scalar(sql(HAS_HASH, place.schema), given | {"hash": witness.hash}):
-                broken.append(Break("release", None, None, f"none has the hash of {witness.where}"))
+                known = f" from revision {pruned} on, where history begins" if pruned else ""
+                broken.append(Break("release", None, None, f"none{known} has the hash of {witness.where}"))
             continue
         release = given | {"epoch": witness.epoch, "revision": witness.revision}
         if connection.scalar(sql(HASH_OF, place.schema), release) != witness.hash:
             broken.append(Break("release", witness.revision, None, f"it is gone, or not what {witness.where} says"))
     if newest is None:
-        return Chain(0, "", 0, 0, tuple(broken))
-    return Chain(newest.revision, newest.chain, newest.releases, newest.lines, tuple(broken))
+        return Chain(0, 0, "", 0, 0, tuple(broken))
+    return Chain(newest.revision, pruned, newest.chain, newest.releases, newest.lines, tuple(broken))

@@ -12,7 +12,7 @@ from configbus.errors import InvalidValue, Problem, UnknownRevision
 from configbus.jsontext import members, readable
 from configbus.names import block_name, split_block
 from configbus.store.connect import Place, sql
-from configbus.store.releases import newest_head
+from configbus.store.releases import newest_head, pruned_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -54,7 +54,8 @@ OF_DOMAIN = """
 AT_INSTANT = """
     SELECT (SELECT revision FROM {schema}.release WHERE environment = :environment AND released_at <= :at
             ORDER BY released_at DESC, revision DESC LIMIT 1) AS revision, clock_timestamp() AS now,
-           (SELECT released_at FROM {schema}.release WHERE environment = :environment AND revision = 1) AS first"""
+           (SELECT min(released_at) FROM {schema}.release AS r JOIN {schema}.environment AS e ON e.name = r.environment
+            WHERE r.environment = :environment AND r.revision >= e.pruned) AS first"""
 AUDIT = """
     SELECT id, performed_at, config_table, key, config_id, action, performed_by, reason, source_ip, user_agent,
            changed_fields, old_values::text AS old_values, new_values::text AS new_values
@@ -65,7 +66,9 @@ AUDIT_BLOCK = AUDIT + " AND config_table = :table AND key = :key ORDER BY id DES
 
 @dataclass(frozen=True, slots=True)
 class HistoryEntry:
-    """What one release did to one block. Version and id are those of the row, None where it was retired."""
+    """What one release did to one block. Version and id are those of the row, None where it was retired. Where what was
+    before is `pruned`, there are no changes to show.
+    """
 
     block: str
     revision: int
@@ -77,6 +80,7 @@ class HistoryEntry:
     row_id: UUID | None
     retired: bool
     changes: Differences
+    pruned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +137,15 @@ def block_history(connection: Connection, place: Place, name: str, limit: int) -
     """The last releases that changed a block, newest first."""
     given = {"environment": place.environment, "name": name, "limit": limit + 1}
     rows = connection.execute(sql(HISTORY, place.schema), given).mappings().all()
-    return [_history_entry(row, older) for row, older in zip_longest(rows, rows[1:])][:limit]
+    pruned = pruned_until(connection, place)
+    return [_history_entry(row, older, pruned) for row, older in zip_longest(rows, rows[1:])][:limit]
 
 
 def release_record(connection: Connection, place: Place, revision: int) -> ReleaseRecord:
-    """One release. Raises UnknownRevision."""
+    """One release. Raises UnknownRevision, also for that which everything before was pruned from."""
     where = {"environment": place.environment, "revision": existing_revision(connection, place, revision)}
+    if revision == pruned_until(connection, place):
+        raise UnknownRevision(f"what revision {revision} changed is not known any more: all before it was pruned")
     row = connection.execute(sql(RELEASE, place.schema), where).mappings().one()
     blocks, retired = {}, []
     for block in connection.execute(sql(RELEASED, place.schema), where):
@@ -167,10 +174,12 @@ def content_at(connection: Connection, place: Place, name: str, revision: int) -
 
 
 def content_before(connection: Connection, place: Place, name: str, moment: datetime) -> Content:
-    """What was live of a block at an instant; nothing where there was no release yet."""
+    """What was live of a block at an instant, or at the oldest revision that is known in full; nothing where there was
+    no release yet.
+    """
     given = {"environment": place.environment, "at": moment}
     revision = connection.execute(sql(AT_INSTANT, place.schema), given).one().revision
-    return content_at(connection, place, name, revision or 0)
+    return content_at(connection, place, name, max(revision or 0, pruned_until(connection, place)))
 
 
 def changed_since(
@@ -207,9 +216,10 @@ def revision_at(connection: Connection, place: Place, moment: int | datetime) ->
         raise InvalidValue([Problem("instant", f"{_told(moment)} lies in the future")])
     if row.revision is None:
         newest_head(connection, place)
-        began = f"its first release is of {_told(row.first)}" if row.first else "it has none yet"
+        oldest = "oldest that is kept" if pruned_until(connection, place) else "first"
+        began = f"its {oldest} is of {_told(row.first)}" if row.first else "it has none yet"
         raise UnknownRevision(f"{place.environment} had no release at {_told(moment)}; {began}")
-    return int(row.revision)
+    return existing_revision(connection, place, int(row.revision))
 
 
 def existing_revision(connection: Connection, place: Place, revision: int) -> int:
@@ -219,20 +229,32 @@ def existing_revision(connection: Connection, place: Place, revision: int) -> in
         raise InvalidValue([Problem("revision", f"{revision!r} is neither a revision nor an instant")])
     if not 1 <= revision <= newest:
         raise UnknownRevision(f"{place.environment} has no revision {revision}; the newest is {newest}")
+    check_kept(connection, place, revision)
     return revision
+
+
+def check_kept(connection: Connection, place: Place, revision: int) -> None:
+    """Raises UnknownRevision where the contents at a revision were pruned."""
+    if revision < (oldest := pruned_until(connection, place)):
+        where = {"environment": place.environment, "revision": oldest}
+        released_at = connection.execute(sql(RELEASE, place.schema), where).one().released_at
+        raise UnknownRevision(
+            f"revision {revision} of {place.environment} was pruned; the oldest that is known in full is {oldest},"
+            f" of {_told(released_at)}"
+        )
 
 
 def _told(at: datetime) -> str:
     return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _history_entry(row: RowMapping, older: RowMapping | None) -> HistoryEntry:
+def _history_entry(row: RowMapping, older: RowMapping | None, pruned: int) -> HistoryEntry:
     facts = dict(row)
     content = facts.pop("content")
     before = _values(older["content"]) if older is not None else None
-    return HistoryEntry(
-        block=facts.pop("name"), **facts, retired=content is None, changes=differences(before, _values(content))
-    )
+    first = older is None and row["revision"] <= pruned
+    changes = differences(before, _values(content)) if not first else {}
+    return HistoryEntry(block=facts.pop("name"), **facts, retired=content is None, changes=changes, pruned=first)
 
 
 def _audit_entry(row: RowMapping) -> AuditEntry:

@@ -27,6 +27,7 @@ ENTRY = """
     b.name, b.digest,
     ARRAY(SELECT key FROM jsonb_each(b.envelope || coalesce(b.content, '{}'))) AS fields,
     ARRAY(SELECT value::text FROM jsonb_each(b.envelope || coalesce(b.content, '{}'))) AS texts"""
+PRUNED = "SELECT pruned FROM {schema}.environment WHERE name = :environment"
 STATE_AT = "SELECT state FROM {schema}.release WHERE environment = :environment AND revision = :revision"
 MINE = """
     SELECT xid = pg_current_xact_id() AND began = transaction_timestamp() FROM {schema}.release
@@ -45,6 +46,7 @@ AFTER = """
     SELECT r.revision, r.epoch, r.state, r.prev, r.chain, {schema}.instant(r.released_at) AS released_at, {entry}
     FROM {schema}.release AS r JOIN {schema}.release_block AS b USING (environment, revision)
     WHERE r.environment = :environment AND r.revision > :after AND r.revision <= :until
+        AND r.revision >= (SELECT pruned FROM {schema}.environment WHERE name = :environment)
     ORDER BY r.revision, b.name""".replace("{entry}", ENTRY)
 
 
@@ -87,6 +89,12 @@ def _newest(connection: Connection, place: Place) -> tuple[Head, str]:
     return Head(row.bus, row.system, row.epoch, row.revision, row.state or EMPTY_STATE), row.chain or ""
 
 
+def pruned_until(connection: Connection, place: Place) -> int:
+    """The oldest revision whose contents are known in full; 0 where nothing was pruned."""
+    given = {"environment": place.environment}
+    return int(connection.scalar(sql(PRUNED, place.schema), given) or 0)
+
+
 def state_at(connection: Connection, place: Place, revision: int) -> str:
     """The state after a release; that of nothing where there is no such release."""
     given = {"environment": place.environment, "revision": revision}
@@ -127,7 +135,7 @@ def newest_state(connection: Connection, place: Place) -> FullState:
 
 
 def releases_after(connection: Connection, place: Place, head: Head, after: int, limit: int) -> list[Published]:
-    """At most `limit` releases behind `after`, none beyond `head`, in order."""
+    """At most `limit` releases behind `after`, none beyond `head`, in order. What was pruned is left out."""
     bounds = {"environment": place.environment, "after": after, "until": min(head.revision, after + limit)}
     rows = connection.execute(sql(AFTER, place.schema), bounds)
     found = []

@@ -62,11 +62,12 @@ def test_the_frame_goes_down_to_the_first_one_and_up_again(empty_database_url: s
         "audit_line_pending",
         "audit_line_pkey",
         "audit_line_release",
+        "environment",
         "release",
     }
     operator.execute("UPDATE configbus.trading_config SET score_threshold = 0.1 WHERE status = 'active'")
     assert operator.execute("SELECT max(revision) FROM configbus.release").fetchone() == (2,)
 
-    assert migrated(empty_database_url) == ["frame 0006"]
+    assert migrated(empty_database_url) == ["frame 0007"]
     assert frame(operator) == newest
     assert operator.execute("SELECT max(revision) FROM configbus.release").fetchone() == (2,)

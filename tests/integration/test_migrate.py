@@ -136,7 +136,7 @@ def rows(psql: Psql, table: sql.Composable) -> list[tuple[Any, ...]]:
 
 def test_a_new_database_gets_frame_tables_environment_and_first_rows(empty_database_url: str, operator: Psql) -> None:
     assert migrated(empty_database_url) == [
-        "frame 0006",
+        "frame 0007",
         *(f"table {name}_config" for name in DOMAINS),
         "environment production",
         *FIRST_ROWS,
@@ -229,7 +229,7 @@ def test_down_to_base_takes_everything_away_and_up_again_brings_it_back(
     brought_down(empty_database_url)
     left = {name for kind, name, _ in objects(operator, "configbus") if kind != "constraint"}
     assert {name for name in left if not name.startswith(("migration", "_migration"))} == set()
-    assert migrated(empty_database_url, EVERYTHING)[0] == "frame 0006"
+    assert migrated(empty_database_url, EVERYTHING)[0] == "frame 0007"
     assert objects(operator, "configbus") == before
 
 

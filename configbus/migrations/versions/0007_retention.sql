@@ -1,0 +1,219 @@
+-- Retention: history before a cut is taken away by the schema's owner. What held at the cut stays, so that whatever
+-- came after it can be shown, rolled back to and verified.
+
+ALTER TABLE {schema}.environment ADD COLUMN pruned bigint NOT NULL DEFAULT 0;
+COMMENT ON COLUMN {schema}.environment.pruned IS 'the oldest revision whose contents are known in full; 0: all are';
+
+-- Whether this transaction prunes. Whoever has no rights of the owner can say so in vain.
+CREATE FUNCTION {schema}.pruning() RETURNS boolean LANGUAGE sql STABLE AS $$
+    SELECT coalesce(current_setting('configbus.pruning', true), '') = 'on'
+        AND pg_has_role(session_user, relowner, 'MEMBER') FROM pg_class WHERE oid = '{schema}.release'::regclass
+$$;
+
+DROP TRIGGER kept ON {schema}.release;
+DROP TRIGGER kept ON {schema}.release_block;
+DROP TRIGGER kept ON {schema}.audit_line;
+DROP TRIGGER append_only ON {schema}.config_audit_log;
+CREATE TRIGGER kept BEFORE DELETE ON {schema}.release FOR EACH STATEMENT WHEN (NOT {schema}.pruning())
+    EXECUTE FUNCTION {schema}.refuse('releases are history; the owner may prune them');
+CREATE TRIGGER kept BEFORE DELETE ON {schema}.release_block FOR EACH STATEMENT WHEN (NOT {schema}.pruning())
+    EXECUTE FUNCTION {schema}.refuse('releases are history; the owner may prune them');
+CREATE TRIGGER kept BEFORE DELETE ON {schema}.audit_line FOR EACH STATEMENT WHEN (NOT {schema}.pruning())
+    EXECUTE FUNCTION {schema}.refuse('the audit log only grows; the owner may prune it');
+CREATE TRIGGER kept BEFORE DELETE ON {schema}.config_audit_log FOR EACH STATEMENT WHEN (NOT {schema}.pruning())
+    EXECUTE FUNCTION {schema}.refuse('the audit log only grows; the owner may prune it');
+CREATE TRIGGER never BEFORE TRUNCATE ON {schema}.release
+    EXECUTE FUNCTION {schema}.refuse('releases are history');
+CREATE TRIGGER never BEFORE TRUNCATE ON {schema}.release_block
+    EXECUTE FUNCTION {schema}.refuse('releases are history');
+CREATE TRIGGER never BEFORE TRUNCATE ON {schema}.audit_line
+    EXECUTE FUNCTION {schema}.refuse('the audit log only grows');
+CREATE TRIGGER append_only BEFORE UPDATE OR TRUNCATE ON {schema}.config_audit_log
+    EXECUTE FUNCTION {schema}.refuse('the audit log only grows');
+
+-- Rows that are pruned leave no line each: the line of the pruning tells how many.
+CREATE OR REPLACE FUNCTION {schema}.audit() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    content_of text := 'SELECT {schema}.content($1) || jsonb_build_object(''name'', $1.name, ''status'', $1.status,'
+                       ' ''description'', $1.description)';
+    subject record := CASE WHEN TG_OP = 'DELETE' THEN OLD ELSE NEW END;
+    block text := TG_ARGV[0] || CASE subject.key WHEN '' THEN '' ELSE '/' || subject.key END;
+    action text := CASE TG_OP WHEN 'INSERT' THEN 'create' ELSE lower(TG_OP) END;
+    before jsonb;
+    after jsonb;
+BEGIN
+    IF TG_OP = 'DELETE' AND OLD.status = 'archived' AND {schema}.pruning() THEN
+        RETURN NULL;
+    END IF;
+    IF TG_OP <> 'INSERT' THEN
+        EXECUTE content_of INTO before USING OLD;
+    END IF;
+    IF TG_OP <> 'DELETE' THEN
+        EXECUTE content_of INTO after USING NEW;
+    END IF;
+    IF TG_OP <> 'DELETE' AND NEW.status = 'active' AND (TG_OP = 'INSERT' OR OLD.status <> 'active') THEN
+        action := 'activate';
+        after := after - ARRAY['status', 'name', 'description'];
+        SELECT content INTO before FROM {schema}.release_block
+        WHERE environment = NEW.environment AND name = block ORDER BY revision DESC LIMIT 1;
+    ELSIF TG_OP = 'UPDATE' AND NEW.status = 'archived' THEN
+        action := 'archive';
+    ELSIF TG_OP = 'UPDATE' AND before = after THEN
+        IF NEW.status <> 'active' THEN
+            RETURN NULL;
+        END IF;
+        after := after - ARRAY['status', 'name', 'description'];
+        SELECT content INTO before FROM {schema}.release_block
+        WHERE environment = NEW.environment AND name = block ORDER BY revision DESC LIMIT 1;
+        IF before = after THEN
+            RETURN NULL;
+        END IF;
+    END IF;
+    INSERT INTO {schema}.config_audit_log (config_table, config_id, environment, key, action, old_values, new_values,
+                                           changed_fields, reason, performed_by, source_ip, user_agent)
+    VALUES (TG_TABLE_NAME, subject.id, subject.environment, subject.key, action, before, after,
+            {schema}.changed_fields(before, after), nullif(current_setting('configbus.reason', true), ''),
+            {schema}.actor(), host(inet_client_addr()), current_setting('application_name'));
+    RETURN NULL;
+END $$;
+
+-- SHA-256 over what held of each block at a revision.
+CREATE FUNCTION {schema}.held_at(of text, at bigint) RETURNS text LANGUAGE sql STABLE AS $$
+    SELECT encode(sha256(convert_to(coalesce(string_agg(
+        held.name || ' ' || {schema}.digest(held.name, held.envelope || coalesce(held.content, '{}')), E'\n'
+        ORDER BY held.name COLLATE "C"), ''), 'UTF8')), 'hex')
+    FROM (SELECT DISTINCT ON (name) name, envelope, content FROM {schema}.release_block
+          WHERE environment = of AND revision <= at ORDER BY name, revision DESC) AS held
+$$;
+
+-- Takes away what is older than an instant: releases before the one that held then, but for the newest entry of each
+-- block, the lines of the audit log that they cover, the calls with an idempotency key, and rows that were archived by
+-- then, but for the highest version of each block that was live. Adds a line to the audit log that tells what is left.
+CREATE FUNCTION {schema}.prune(of text, long_ago timestamptz) RETURNS TABLE (
+    revision bigint, releases bigint, entries bigint, lines bigint, archived bigint, calls bigint
+) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+    place {schema}.environment;
+    cut bigint;
+    domain_table name;
+    more bigint;
+BEGIN
+    IF long_ago IS NULL OR long_ago > clock_timestamp() THEN
+        RAISE EXCEPTION 'what is to be pruned ends at %, which is not in the past', long_ago USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    PERFORM pg_advisory_xact_lock(hashtext('configbus prune'), hashtext('{schema}' || of));
+    PERFORM set_config('configbus.pruning', 'on', true);
+    SELECT * INTO place FROM {schema}.environment WHERE name = of;
+    IF place IS NULL THEN
+        RAISE EXCEPTION 'there is no environment %', of USING ERRCODE = 'no_data_found';
+    END IF;
+    SELECT max(r.revision) INTO cut FROM {schema}.release AS r
+    WHERE r.environment = of AND r.released_at <= long_ago AND r.revision >= place.pruned;
+    cut := coalesce(cut, place.pruned);
+
+    DELETE FROM {schema}.release_block AS b WHERE b.environment = of AND b.revision < cut AND EXISTS (
+        SELECT FROM {schema}.release_block AS later WHERE later.environment = of AND later.name = b.name
+            AND later.revision > b.revision AND later.revision <= cut);
+    GET DIAGNOSTICS entries = ROW_COUNT;
+    DELETE FROM {schema}.release AS r WHERE r.environment = of AND r.revision < cut AND NOT EXISTS (
+        SELECT FROM {schema}.release_block AS b WHERE b.environment = of AND b.revision = r.revision);
+    GET DIAGNOSTICS releases = ROW_COUNT;
+    DELETE FROM {schema}.idempotency AS i WHERE i.environment = of AND i.revision < cut;
+    GET DIAGNOSTICS calls = ROW_COUNT;
+
+    DELETE FROM {schema}.config_audit_log AS l WHERE l.environment = of AND l.performed_at <= long_ago
+        AND l.id < (SELECT min(id) FROM {schema}.audit_line WHERE environment = of);
+    GET DIAGNOSTICS lines = ROW_COUNT;
+    DELETE FROM {schema}.config_audit_log AS l USING {schema}.audit_line AS h
+    WHERE h.environment = of AND h.revision < cut AND l.id = h.id;
+    GET DIAGNOSTICS more = ROW_COUNT;
+    lines := lines + more;
+    DELETE FROM {schema}.audit_line AS h WHERE h.environment = of AND h.revision < cut;
+
+    archived := 0;
+    FOR domain_table IN
+        SELECT DISTINCT c.relname FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid
+        WHERE t.tgfoid = '{schema}.capture'::regproc AND c.relnamespace = '{schema}'::regnamespace ORDER BY c.relname
+    LOOP
+        EXECUTE format(
+            'DELETE FROM {schema}.%I AS o WHERE o.environment = $1 AND o.status = ''archived'' AND o.updated_at <= $2'
+            ' AND (o.activated_at IS NULL OR EXISTS (SELECT FROM {schema}.%I AS n WHERE n.environment = $1'
+            ' AND n.key = o.key AND n.activated_at IS NOT NULL AND (n.version, n.id) > (o.version, o.id)))',
+            domain_table, domain_table) USING of, long_ago;
+        GET DIAGNOSTICS more = ROW_COUNT;
+        archived := archived + more;
+    END LOOP;
+
+    IF greatest(entries, releases, lines, archived, calls) > 0 THEN
+        UPDATE {schema}.environment SET pruned = cut WHERE name = of;
+        INSERT INTO {schema}.config_audit_log (config_table, config_id, environment, key, action, old_values, new_values,
+                                               changed_fields, reason, performed_by, source_ip, user_agent)
+        VALUES ('environment', '00000000-0000-0000-0000-000000000000', of, '', 'prune',
+                jsonb_build_object('pruned', place.pruned),
+                jsonb_build_object('pruned', cut, 'held', {schema}.held_at(of, cut), 'releases', releases,
+                                   'lines', lines, 'archived', archived, 'calls', calls, 'chain', (
+                                       SELECT r.chain FROM {schema}.release AS r
+                                       WHERE r.environment = of AND r.revision = cut)),
+                ARRAY['pruned'], nullif(current_setting('configbus.reason', true), ''),
+                {schema}.actor(), host(inet_client_addr()), current_setting('application_name'));
+    END IF;
+    revision := cut;
+    RETURN NEXT;
+END $$;
+REVOKE EXECUTE ON FUNCTION {schema}.prune(text, timestamptz) FROM PUBLIC;
+
+-- The same, from the cut on: what held there is vouched for by the line that tells of the pruning.
+CREATE OR REPLACE FUNCTION {schema}.broken_chain(of text) RETURNS TABLE (what text, number bigint, at timestamptz, why text)
+LANGUAGE sql STABLE AS $$
+    WITH place AS (SELECT * FROM {schema}.environment WHERE name = of),
+    first AS (SELECT min(r.revision) AS revision FROM {schema}.release AS r, place
+              WHERE r.environment = of AND r.chain IS NOT NULL AND r.revision >= place.pruned),
+    chained AS (
+        SELECT r AS whole, r.revision, r.released_at, r.chain, r.chain_before,
+               lag(r.revision) OVER (ORDER BY r.revision) AS earlier, lag(r.chain) OVER (ORDER BY r.revision) AS chain_then
+        FROM {schema}.release AS r, first, place
+        WHERE r.environment = of AND r.revision >= greatest(first.revision - 1, place.pruned)),
+    told AS (SELECT new_values AS cut FROM {schema}.config_audit_log
+             WHERE environment = of AND config_table = 'environment' AND action = 'prune' ORDER BY id DESC LIMIT 1),
+    hashed AS (SELECT * FROM {schema}.audit_line WHERE environment = of)
+    SELECT 'line', l.id, l.performed_at, 'it is not what was written'
+    FROM hashed AS h JOIN {schema}.config_audit_log AS l USING (id) WHERE h.digest <> {schema}.line_digest(l)
+    UNION ALL
+    SELECT 'line', h.id, c.released_at, 'it is gone' FROM hashed AS h LEFT JOIN chained AS c USING (revision)
+    WHERE NOT EXISTS (SELECT FROM {schema}.config_audit_log AS l WHERE l.id = h.id)
+    UNION ALL
+    SELECT 'line', h.id, NULL, 'the release that covered it is gone' FROM hashed AS h
+    WHERE h.revision IS NOT NULL AND NOT EXISTS (SELECT FROM chained AS c WHERE c.revision = h.revision)
+    UNION ALL
+    SELECT 'line', l.id, l.performed_at, 'it was put there: it has no hash'
+    FROM {schema}.config_audit_log AS l
+    WHERE l.environment = of AND l.id > (SELECT min(id) FROM hashed)
+        AND NOT EXISTS (SELECT FROM hashed AS h WHERE h.id = l.id)
+    UNION ALL
+    SELECT 'release', c.revision, c.released_at,
+           CASE WHEN c.earlier <> c.revision - 1 THEN 'the release before it is gone'
+                WHEN c.chain IS NULL THEN 'it has no chain'
+                WHEN c.revision <> place.pruned AND c.chain_before IS DISTINCT FROM c.chain_then
+                    THEN 'it does not follow the release before it'
+                ELSE 'it is not what was released' END
+    FROM chained AS c, first, place
+    WHERE c.revision >= first.revision
+        AND (c.earlier <> c.revision - 1 OR c.chain IS NULL OR c.chain <> {schema}.chain_of(c.whole)
+             OR c.revision <> place.pruned AND c.chain_before IS DISTINCT FROM c.chain_then)
+    UNION ALL
+    SELECT 'release', pruned, NULL, CASE
+        WHEN cut IS NULL OR (cut ->> 'pruned')::bigint <> pruned
+            THEN 'what came before it is gone, and the audit log does not tell of it'
+        WHEN cut ->> 'held' <> {schema}.held_at(of, pruned) THEN 'what held then is not what was kept of it'
+        ELSE 'its hash is not what it was when history was pruned' END
+    FROM place LEFT JOIN told ON true LEFT JOIN {schema}.release AS r ON r.environment = of AND r.revision = pruned
+    WHERE pruned > 0 AND (cut IS NULL OR (cut ->> 'pruned')::bigint <> pruned OR cut ->> 'chain' IS DISTINCT FROM r.chain
+                          OR cut ->> 'held' <> {schema}.held_at(of, pruned))
+    UNION ALL
+    SELECT 'release', e.revision, NULL, 'it is gone' FROM {schema}.environment AS e
+    WHERE e.name = of AND e.revision > 0
+        AND NOT EXISTS (SELECT FROM {schema}.release AS r WHERE r.environment = of AND r.revision = e.revision)
+    ORDER BY 3 NULLS LAST, 1, 2
+$$;
