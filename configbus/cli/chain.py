@@ -21,7 +21,7 @@ def show_chain(settings: Settings, expected: str | None, *, as_json: bool) -> No
     witnesses = [Witness(expected, "--expect")] if expected else []
     redis = standing.of_redis(settings) if settings.redis_url else {}
     if redis.get("chain"):
-        witnesses.append(Witness(redis["chain"], "the head in Redis", redis["epoch"], redis["revision"]))
+        witnesses.append(Witness(redis["chain"], "the head in Redis", redis["revision"]))
     with Reader(settings) as reader:
         chain = reader.verify_chain(witnesses)
     if as_json:

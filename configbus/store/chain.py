@@ -20,9 +20,7 @@ NEWEST = """
     FROM {schema}.release AS r WHERE r.environment = :environment AND r.chain IS NOT NULL AND r.revision >= :pruned
     ORDER BY r.revision DESC LIMIT 1"""
 BROKEN = "SELECT what, number, at, why FROM {schema}.broken_chain(:environment)"
-HASH_OF = """
-    SELECT chain FROM {schema}.release
-    WHERE environment = :environment AND epoch = :epoch AND revision = :revision"""
+HASH_OF = "SELECT chain FROM {schema}.release WHERE environment = :environment AND revision = :revision"
 HAS_HASH = """
     SELECT true FROM {schema}.release WHERE environment = :environment AND chain = :hash AND revision >= :pruned"""
 
@@ -43,7 +41,6 @@ class Witness:
 
     hash: str
     where: str
-    epoch: int | None = None
     revision: int | None = None
 
 
@@ -73,8 +70,7 @@ def verify_chain(connection: Connection, place: Place, witnesses: Iterable[Witne
                 known = f" from revision {pruned} on, where history begins" if pruned else ""
                 broken.append(Break("release", None, None, f"none{known} has the hash of {witness.where}"))
             continue
-        release = given | {"epoch": witness.epoch, "revision": witness.revision}
-        if connection.scalar(sql(HASH_OF, place.schema), release) != witness.hash:
+        if connection.scalar(sql(HASH_OF, place.schema), given | {"revision": witness.revision}) != witness.hash:
             broken.append(Break("release", witness.revision, None, f"it is gone, or not what {witness.where} says"))
     if newest is None:
         return Chain(0, 0, "", 0, 0, tuple(broken))

@@ -138,6 +138,7 @@ def test_a_restore_is_followed_after_a_new_epoch(shell: Shell, client: Any) -> N
         assert done.returncode == 0
         assert int(done.stdout) > before
         assert client.hget("configbus:{production}:head", "epoch") == done.stdout.strip()
+        assert shell("audit", "--verify").returncode == 0, "nothing is gone: the same release is in another epoch"
         assert shell("set", "trading.score_threshold=0.9").returncode == 0
         bus.wait_for(3)
         assert bus.epoch == int(done.stdout)
