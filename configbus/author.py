@@ -10,13 +10,10 @@ Every call is one transaction: it is done as a whole or not at all.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from sqlalchemy.exc import DBAPIError
-
 from configbus.difference import same
-from configbus.errors import ConfigBusError, Conflict, InvalidValue, Problem, SettingsError, Superseded
+from configbus.errors import Conflict, InvalidValue, Problem, SettingsError
 from configbus.link import Link
 from configbus.log import log
 from configbus.names import split_block, split_path
@@ -25,7 +22,7 @@ from configbus.reader import Reader
 from configbus.receipt import await_receipt, clock_of
 from configbus.rollback import roll_back
 from configbus.store import versions
-from configbus.store.connect import answered, is_retriable, sql, translated
+from configbus.store.connect import answered, retried, sql, translated
 from configbus.store.history import content_before, revision_at
 from configbus.store.idempotency import conclude_call, digest_of_call, earlier_call
 from configbus.store.releases import age_of_release, newest_head, own_release
@@ -34,7 +31,7 @@ from configbus.values import as_value, default_texts, put_texts, valid_content, 
 from configbus.wire import Keys, Release
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime
     from uuid import UUID
 
@@ -43,7 +40,6 @@ if TYPE_CHECKING:
     from configbus.block import Domain
     from configbus.receipt import Receipt
     from configbus.settings import Settings
-    from configbus.store.connect import Place
     from configbus.store.releases import Published
     from configbus.store.versions import VersionRow
 
@@ -51,7 +47,6 @@ if TYPE_CHECKING:
 
 PUBLISH_SECONDS = 0.5
 """Longest wait for one answer of Redis after a commit; the relay does what could not be done in it."""
-ATTEMPTS = 4
 LONGEST_NAME = 100
 
 T = TypeVar("T")
@@ -339,7 +334,7 @@ class Author(Reader):
                         transaction.commit()
                 return made
 
-            return _retried(commit)
+            return retried(commit)
 
     def _release(
         self, write: Callable[[Connection], None], request: list[Any], reason: str | None, key: str | None
@@ -348,7 +343,7 @@ class Author(Reader):
         _check_text("reason", reason or "")
         digest = digest_of_call(request, reason, key) if key is not None else ""
         with translated(), self._engine.connect() as connection:
-            release, at = _retried(lambda: self._commit(connection, write, reason, key, digest))
+            release, at = retried(lambda: self._commit(connection, write, reason, key, digest))
             if release is not None and self._publisher is not None:
                 self._publish(connection, self._publisher, release)
             return at
@@ -379,40 +374,14 @@ class Author(Reader):
 
     def _publish(self, connection: Connection, publisher: Publisher, release: Published) -> None:
         """Publish right after commit, then ring the bell. The release stands, whatever happens here."""
-        with _left_to_relay(release, self._place):
+        with publisher.left_to_relay(release):
             if not publisher.publish(release):
                 publisher.bring_up(connection)
-        with _left_to_relay(release, self._place), connection.begin():
+        with publisher.left_to_relay(release), connection.begin():
             connection.execute(sql("SELECT {schema}.ring(:of)", self._place.schema), {"of": self._place.environment})
-
-
-def _retried(commit: Callable[[], T]) -> T:
-    """What a transaction brings, tried again where another one was in its way. Raises Conflict when it always is."""
-    for _ in range(ATTEMPTS):
-        try:
-            return commit()
-        except DBAPIError as error:
-            if not is_retriable(error):
-                raise
-    raise Conflict("the transaction met deadlocks again and again; try later")
 
 
 def _check_text(what: str, text: str) -> None:
     """Raises InvalidValue unless this is a text that Postgres can hold."""
     if not isinstance(as_value(text, what), str):
         raise InvalidValue([Problem(what, f"{text!r} is not a text")])
-
-
-@contextmanager
-def _left_to_relay(release: Published, place: Place) -> Iterator[None]:
-    """What fails after a commit is logged, never raised; only that this Postgres is superseded must be told."""
-    logger = log.bind(environment=place.environment, revision=release.head.revision)
-    try:
-        with translated():
-            yield
-    except Superseded:
-        raise
-    except ConfigBusError as error:
-        logger.warning("publish_left_to_relay", reason=str(error))
-    except Exception:
-        logger.exception("publish_left_to_relay")

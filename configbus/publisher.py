@@ -7,14 +7,16 @@ cannot harm each other. Release tables and Redis meet here and nowhere else.
 from __future__ import annotations
 
 import hashlib
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from configbus.errors import Conflict, HistoryLost, Superseded
+from configbus.errors import ConfigBusError, Conflict, HistoryLost, Superseded
 from configbus.log import log
 from configbus.publication import Verdict, is_lost, judge
+from configbus.store.connect import translated
 from configbus.store.releases import (
     FullState,
     Published,
@@ -27,7 +29,7 @@ from configbus.store.releases import (
 from configbus.wire import SEEN_FIELDS, Entry, Head, Keys, announcement, bookmark, entry_fields
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from sqlalchemy import Connection
 
@@ -80,6 +82,20 @@ class Publisher:
         if answer == "published":
             return True
         return self.judge(found, release.head)[0] in (Verdict.DONE, Verdict.AHEAD)
+
+    @contextmanager
+    def left_to_relay(self, release: Published) -> Iterator[None]:
+        """What fails after a commit is logged, never raised; only that this Postgres is superseded must be told."""
+        logger = log.bind(environment=self.keys.environment, revision=release.head.revision)
+        try:
+            with translated():
+                yield
+        except Superseded:
+            raise
+        except ConfigBusError as error:
+            logger.warning("publish_left_to_relay", reason=str(error))
+        except Exception:
+            logger.exception("publish_left_to_relay")
 
     def bring_up(self, connection: Connection) -> Head:
         """Publish whatever was missing when it was called, and return the head that Redis stands at: releases that come

@@ -6,7 +6,7 @@ import math
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import psycopg
 from psycopg import pq
@@ -16,7 +16,7 @@ from sqlalchemy import URL, Engine, NullPool, TextClause, create_engine, event, 
 from configbus.errors import ConfigBusError, Conflict, InvalidValue, Problem, SettingsError, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from sqlalchemy import Connection, Pool
 
@@ -27,6 +27,10 @@ KEEPALIVE: dict[str, Any] = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,
 }
+T = TypeVar("T")
+
+ATTEMPTS = 4
+"""Of a transaction that others are in the way of."""
 DEADLOCK, SERIALIZATION = "40P01", "40001"
 CANCELED = "57014"
 CHECK, UNIQUE, FOREIGN_KEY, LOCK_TIMEOUT, ELSEWHERE = "23514", "23505", "23503", "55P03", "55000"
@@ -163,7 +167,18 @@ def answered() -> Iterator[None]:
         ) from error
 
 
-def is_retriable(error: BaseException | None) -> bool:
+def retried(commit: Callable[[], T]) -> T:
+    """What a transaction brings, tried again where another one was in its way. Raises Conflict when it always is."""
+    for _ in range(ATTEMPTS):
+        try:
+            return commit()
+        except exc.DBAPIError as error:
+            if not _is_retriable(error):
+                raise
+    raise Conflict("the transaction met deadlocks again and again; try later")
+
+
+def _is_retriable(error: BaseException | None) -> bool:
     """Whether the same transaction may succeed when tried again: a deadlock, a serialization failure, or a block
     that somebody else activated at the same time for the first time.
     """
@@ -174,7 +189,9 @@ def is_retriable(error: BaseException | None) -> bool:
 
 
 def _ours(seconds: float) -> dict[str, Any]:
-    return {"connect_timeout": max(1, math.ceil(seconds)), "application_name": "configbus", **KEEPALIVE}
+    """Nothing is prepared on the server: behind a pooler the next transaction is on another session."""
+    ours = {"connect_timeout": max(1, math.ceil(seconds)), "application_name": "configbus", "prepare_threshold": None}
+    return ours | KEEPALIVE
 
 
 def _check_options(query: Mapping[str, Any]) -> None:

@@ -10,6 +10,7 @@ from buses import connected_bus
 from poolers import PGBOUNCER, pgbouncer
 from relays import running_relay
 
+from configbus.author import Author
 from configbus.reads import now
 from configbus.settings import load_settings
 from configbus.store.connect import connect_listener
@@ -73,3 +74,17 @@ def test_b9_a_relay_behind_pgbouncer_delivers_all_the_same(bare_cluster: Cluster
         assert not heard(url)
         with running_relay(load_settings({}, **cluster.settings | {"database_url": url})):
             check_delivery(cluster)
+
+
+@pytest.mark.skipif(PGBOUNCER is None, reason="no pgbouncer on this machine: several clients of one are not tried")
+def test_b9_several_who_share_the_sessions_of_a_pooler_do_not_disturb_each_other(
+    bare_cluster: Cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pgbouncer(bare_cluster.database_url, tmp_path) as url:
+        settings = load_settings({}, **bare_cluster.settings | {"database_url": url}, actor="ana")
+        with running_relay(settings), Author(settings) as one, Author(settings) as other:
+            for number in range(EDITS):
+                for author in (one, other):
+                    author.set({"risk.drawdown_lookback_days": 100 + number})
+                    assert author.active("risk").content["drawdown_lookback_days"] == 100 + number
+    assert not any("relay_waits" in record.message for record in caplog.records)
