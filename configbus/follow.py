@@ -214,6 +214,10 @@ class Follower(Receiver):
         except Malformed as fault:
             yield from self._ignore("message_ignored", fault)
             return
+        if message.database != self.database:
+            told = f"it is about database {message.database} of Redis, followed is {self.database}"
+            yield from self._ignore("other_database_ignored", told)
+            return
         if not (yield from self._ours(message.head)):
             return
         if self._proof is not None:

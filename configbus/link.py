@@ -80,6 +80,11 @@ def unopened(pools: Any, url: str) -> Any:
     return pools.from_url(url)
 
 
+def database_of(url: str) -> int:
+    """The number of the database that a Redis URL names."""
+    return int(unopened(redis.ConnectionPool, url).connection_kwargs.get("db") or 0)
+
+
 def without_library(connection: Any) -> Any:
     """The same, that does not tell the server which library it is: Redis 7.0 does not know that command, and a user
     without rights for it would be noted in its log at each connection.
@@ -110,6 +115,7 @@ class Link:
         pool = unopened(redis.ConnectionPool, url)
         pool.connection_kwargs |= options(seconds, worker) | {"retry": Retry(NoBackoff(), 0)}
         self._connection: Any = without_library(pool.make_connection())
+        self.database = int(self._connection.db)
         self._open = False
         self.generation = 0
 

@@ -55,6 +55,19 @@ def judge(found: Mapping[str, str], truth: Head, ring: Keyring | None = None) ->
     return (Verdict.DONE if head.state == truth.state else Verdict.DIVERGED), head
 
 
+def fault_of(found: Mapping[str, str], ring: Keyring | None) -> str:
+    """Why a head that was found is not gone on from, as far as it shows."""
+    if not found:
+        return "there is no head"
+    try:
+        head = read_head(found)
+        if ring is not None:
+            ring.check_head(head, found)
+    except Malformed as fault:
+        return str(fault)
+    return f"revision {head.revision} of epoch {head.epoch} is too old, or what is below it is damaged"
+
+
 def is_lost(verdict: Verdict, head: Head | None, truth: Head, timeline: int, then: str) -> bool:
     """Whether Postgres has lost what Redis holds, given that Redis was read first: it was set back, or its epoch was.
     `then` is the state that Postgres had at the revision of the head.

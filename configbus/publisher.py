@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from configbus.errors import ConfigBusError, Conflict, HistoryLost, Superseded
 from configbus.log import log
-from configbus.publication import Verdict, is_lost, judge
+from configbus.publication import Verdict, fault_of, is_lost, judge
 from configbus.store.connect import translated
 from configbus.store.releases import (
     FullState,
@@ -26,7 +26,7 @@ from configbus.store.releases import (
     state_at,
     timeline_of,
 )
-from configbus.wire import SEEN_FIELDS, Entry, Head, Keys, announcement, bookmark, entry_fields
+from configbus.wire import SEEN_FIELDS, Entry, Head, Keys, announcement, bookmark, entry_fields, of_database
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -62,6 +62,7 @@ class Publisher:
         self.link = link
         self.keys = keys
         self.ring = ring
+        self._database = link.database
         self._place = place
 
     def judge(self, found: Found, truth: Head) -> tuple[Verdict, Head | None]:
@@ -178,6 +179,7 @@ class Publisher:
                 revision=state.head.revision,
                 blocks=len(state.entries),
                 strays=len(stray),
+                reason=fault_of(found.fields, self.ring),
             )
         return answer == "published"
 
@@ -221,6 +223,7 @@ class Publisher:
         return _found(values, needs)
 
     def _signed(self, message: str) -> str:
+        message = of_database(message, self._database)
         return message if self.ring is None else self.ring.signed(message)
 
     def _block_keys(self) -> list[bytes]:

@@ -18,6 +18,7 @@ from configbus.change import changes_between
 from configbus.errors import NotReady, Rejected, SettingsError, Stale
 from configbus.follow import Follower
 from configbus.lastgood_file import LastGoodFile
+from configbus.link import database_of
 from configbus.log import log
 from configbus.names import split_path
 from configbus.presence import RENEW_SECONDS
@@ -211,6 +212,7 @@ class Plan:
             last_good_at=by,
             keeps=self.file is not None,
             ring=self.settings.keyring,
+            database=database_of(self.settings.require("redis_url")),
             renew_seconds=renew_seconds,
         )
 

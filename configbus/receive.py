@@ -81,6 +81,7 @@ class Receiver:
     last_good_at: float = 0.0
     keeps: bool = False
     ring: Keyring | None = None
+    database: int = 0
     bus: str | None = None
     ignored: int = 0
     now: float = 0.0
@@ -98,6 +99,7 @@ class Receiver:
         """
         fresh = type(self)(self.catalogue, self.selection, None, self.has_store)
         fresh.snapshot, fresh.bus, fresh.vouched = self.snapshot, self.bus, self.vouched
+        fresh.database = self.database
         fresh.keeps, fresh.ring, fresh._good = self.keeps, self.ring, self._good  # noqa: SLF001  # of this very class
         return fresh
 

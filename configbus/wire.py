@@ -155,11 +155,14 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A message of the channel; without `entries` it says only where the head is."""
+    """A message of the channel; without `entries` it says only where the head is. `database` is the number of the one
+    in Redis that it is about: all of them share their channels.
+    """
 
     head: Head
     prev: str | None
     entries: tuple[Entry, ...] | None
+    database: int = 0
 
 
 def digest_of(name: str, text: str) -> str:
@@ -229,8 +232,9 @@ def read_message(data: bytes) -> Message:
         text = data.decode()
         found = members(text)
         head = read_head({field: _plain(found[field]) for field in (*HEAD_FIELDS, "needs") if field in found})
+        database = _number("db", _plain(found.get("db", "0")))
         if "prev" not in found or "blocks" not in found:
-            return Message(head, None, None)
+            return Message(head, None, None, database)
         blocks = members(found["blocks"])
         digests = {name: _plain(digest) for name, digest in members(found.get("digests", "{}")).items()}
         entries = tuple(_entry(name, block, members(block)) for name, block in blocks.items())
@@ -239,7 +243,7 @@ def read_message(data: bytes) -> Message:
         raise Malformed(f"message is not the JSON of one: {error}") from error
     if {entry.name: entry.mark.digest for entry in entries} != digests:
         raise Malformed("the blocks do not fit their digests")
-    return Message(head, prev, entries)
+    return Message(head, prev, entries, database)
 
 
 def announcement(head: Head, prev: str, at: str, entries: Iterable[Entry]) -> str:
@@ -257,6 +261,11 @@ def announcement(head: Head, prev: str, at: str, entries: Iterable[Entry]) -> st
 def bookmark(head: Head, at: str) -> str:
     """The message that says only where the head is."""
     return f'{{{_head_json(head)}, "at": "{at}"}}'
+
+
+def of_database(message: str, number: int) -> str:
+    """A message that is about this database of Redis."""
+    return f'{message[:-1]}, "db": {number}}}' if number else message
 
 
 def make_entry(name: str, fields: list[tuple[str, str]], digest: str) -> Entry:

@@ -40,7 +40,7 @@ from configbus.protocol import (
 )
 from configbus.receive import LOAD_ATTEMPTS
 from configbus.snapshot import Selection
-from configbus.wire import EMPTY_STATE, Entry, Head, entry_fields
+from configbus.wire import EMPTY_STATE, Entry, Head, entry_fields, of_database
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -393,6 +393,16 @@ def test_another_bus_is_ignored_counted_and_told_once() -> None:
     assert script.adopted == []
     assert script.reports == [("warning", "other_bus_ignored")]
     assert script.follower.ignored == 3
+
+
+def test_what_is_about_another_database_of_redis_is_ignored_and_told_once() -> None:
+    history = base()
+    script = started(history)
+    step = history.release({"strategy/a": {"size": 2}})
+    for message in (step.message, step.bookmark):
+        assert isinstance(script.answer(Arrived(of_database(message.decode(), 1).encode())), Receive)
+    assert script.adopted == []
+    assert script.reports == [("warning", "other_database_ignored")]
 
 
 def test_junk_on_the_channel_is_ignored_counted_and_told() -> None:

@@ -32,6 +32,7 @@ from configbus.wire import (
     entry_fields,
     entry_text,
     make_entry,
+    of_database,
     read_entry,
     read_head,
     read_index,
@@ -96,6 +97,12 @@ def test_an_announcement_is_read_as_it_was_written(head: Head, prev: str, severa
 @QUICK
 def test_a_bookmark_is_read_as_it_was_written(head: Head) -> None:
     assert read_message(bookmark(head, AT).encode()) == Message(head, None, None)
+
+
+def test_a_message_says_which_database_it_is_about_unless_that_is_the_first() -> None:
+    assert of_database(SMALL.message.decode(), 0).encode() == SMALL.message
+    for message in (SMALL.message, SMALL.bookmark):
+        assert read_message(of_database(message.decode(), 15).encode()) == replace(read_message(message), database=15)
 
 
 def test_a_message_is_the_documented_json() -> None:
