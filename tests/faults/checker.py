@@ -67,6 +67,20 @@ def check(
     return times
 
 
+def check_ended(commits: Sequence[Commit], lives: Sequence[Life]) -> None:
+    """Judge lives that were over before all was. Raises Broken."""
+    for life in lives:
+        for judge in (_check_adoptions, _check_states, _check_calls):
+            if fault := judge(commits, life):
+                raise Broken(f"{life.worker}: {fault}")
+
+
+def longest_not_live(life: Life) -> float:
+    """Seconds in which a worker did not say `live`, at the most at once, from its first adoption on."""
+    live = [sample.at for sample in life.samples if sample.state == "live"]
+    return max(later - earlier for earlier, later in pairwise([life.adoptions[0].at, *live, life.samples[-1].at]))
+
+
 def delays(commits: Sequence[Commit], lives: Sequence[Life]) -> list[float]:
     """From each commit to the callback of every worker that follows everything, sorted; of those never skipped."""
     at = {commit.position.revision: commit.at for commit in commits}

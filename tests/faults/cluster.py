@@ -106,30 +106,33 @@ class Cluster:
         self.postgres = postgres
         self.valkey = valkey
         self.database_url = f"{postgres.url.rpartition('/')[0]}/{database}"
+        self.signing_keys = ""
         self.relays: list[Process] = []
         self.workers: list[Process] = []
         self.streams: list[Process] = []
         self.heals: list[float] = []
         self.hurts: list[float] = []
         self.repaired = 0.0
-        self._lives: list[str] = []
+        self._lives: dict[str, list[str]] = {}
 
     @property
     def settings(self) -> dict[str, Any]:
         """Keyword arguments for an author or, without the database, a bus."""
-        return {"database_url": self.database_url, "redis_url": self.valkey.url, "environment": "production"}
+        servers = {"database_url": self.database_url, "redis_url": self.valkey.url}
+        return servers | {"environment": "production", "signing_keys": self.signing_keys or None}
 
     def redis(self) -> redis.Redis:
         return redis.Redis.from_url(self.valkey.url, decode_responses=True)
 
-    def start_relay(self) -> Process:
+    def start_relay(self, **more: str) -> Process:
         """A relay that has begun its work."""
-        relay = self.spawn_relay()
+        relay = self.spawn_relay(**more)
         relay.wait_for("relay_started")
         return relay
 
-    def spawn_relay(self) -> Process:
-        environ = self._environ(CONFIGBUS_DATABASE_URL=self.database_url, CONFIGBUS_REDIS_URL=self.valkey.url)
+    def spawn_relay(self, **more: str) -> Process:
+        servers = {"CONFIGBUS_DATABASE_URL": self.database_url, "CONFIGBUS_REDIS_URL": self.valkey.url}
+        environ = self._environ(**servers | more)
         relay = Process(self.directory, f"relay{len(self.relays)}", ["-m", "configbus", "relay"], environ)
         self.relays.append(relay)
         return relay
@@ -156,7 +159,7 @@ class Cluster:
             if names:
                 command = ["-m", "faults.worker", driver, *names]
                 started.append(Process(self.directory, f"process-{names[0]}", command, environ))
-                self._lives += names
+                self._lives[started[-1].name] = names
         self.workers += started
         if ready:
             for worker in started:
@@ -200,7 +203,7 @@ class Cluster:
 
     def lives(self) -> list[Life]:
         """What the workers wrote down so far."""
-        return [read_life(self.directory / f"{name}.jsonl") for name in self._lives]
+        return [read_life(self.directory / f"{name}.jsonl") for names in self._lives.values() for name in names]
 
     def settle(self, seconds: float = 10.0) -> None:
         """Return once every worker holds the head of Postgres, says so and has told its application."""
@@ -213,11 +216,14 @@ class Cluster:
 
     def end_workers(self) -> list[Life]:
         """End all workers, which are forgotten then; what they wrote down."""
-        for worker in self.workers:
-            worker.end()
-            self._check_log(worker)
-        lives, self.workers, self._lives = self.lives(), [], []
-        return lives
+        return [life for worker in list(self.workers) for life in self.end_worker(worker)]
+
+    def end_worker(self, worker: Process) -> list[Life]:
+        """The same for one process of them."""
+        worker.end()
+        self._check_log(worker)
+        self.workers.remove(worker)
+        return [read_life(self.directory / f"{name}.jsonl") for name in self._lives.pop(worker.name)]
 
     def finish(self, limit: float, settle_seconds: float = 10.0, lost: Iterable[Commit] = ()) -> Times:
         """End everything, judge all that was written down, and return how long it took to be current again.
@@ -259,7 +265,8 @@ class Cluster:
     def _environ(self, **variables: str) -> dict[str, str]:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("CONFIGBUS_")}
         path = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH", "")]))
-        return clean | {"CONFIGBUS_ENVIRONMENT": "production", "PYTHONPATH": path, "PYTHONUNBUFFERED": "1"} | variables
+        ours = {"CONFIGBUS_ENVIRONMENT": "production", "CONFIGBUS_SIGNING_KEYS": self.signing_keys}
+        return clean | ours | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"} | variables
 
 
 def last_for(seconds: float) -> None:

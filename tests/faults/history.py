@@ -33,7 +33,10 @@ RAISES = (
     "SELECT (new_values ->> 'epoch')::bigint, performed_at FROM configbus.config_audit_log"
     " WHERE environment = 'production' AND action = 'epoch' ORDER BY 1"
 )
-ACTIVE = "SELECT configbus.content(t)::text FROM configbus.{}_config AS t WHERE status = 'active'"
+ACTIVE = (
+    "SELECT configbus.content(t)::text FROM configbus.{}_config AS t"
+    " WHERE status = 'active' AND environment = 'production'"
+)
 
 
 @dataclass(frozen=True, slots=True)

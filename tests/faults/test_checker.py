@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from configbus.wire import Position
-from faults.checker import Broken, check, delays
+from faults.checker import Broken, check, check_ended, delays, longest_not_live
 from faults.history import Adoption, Call, Commit, Life, Sample, Told, read_life
 
 if TYPE_CHECKING:
@@ -202,6 +202,24 @@ def test_a_release_that_is_late_by_itself_is_no_trace_of_the_fault() -> None:
     life.adoptions[3] = replace(life.adoptions[3], at=20.5)
     life.adoptions[4:6] = []
     assert check([*commits()[:2], *prompt], [life], [20.05], LIMIT).caught_up == pytest.approx(0.65)
+
+
+def test_a_life_that_was_over_early_need_not_have_seen_the_end() -> None:
+    life = good()
+    del life.adoptions[2:], life.calls[4:], life.told[2:], life.samples[2:]
+    check_ended(commits(), [life])
+    life.adoptions[1] = replace(life.adoptions[1], values=values(1))
+    with pytest.raises(Broken, match="trading is not what Postgres holds"):
+        check_ended(commits(), [good(), life])
+
+
+def test_the_longest_time_without_live_counts_from_the_first_adoption_to_the_end() -> None:
+    life = good()
+    assert longest_not_live(life) == pytest.approx(19.3)
+    life.adoptions[0] = replace(life.adoptions[0], at=-30.0)
+    assert longest_not_live(life) == pytest.approx(32.0)
+    life.samples.append(Sample(60.0, "stale", position(3)))
+    assert longest_not_live(life) == pytest.approx(38.7)
 
 
 def test_a_held_block_may_show_older_content() -> None:

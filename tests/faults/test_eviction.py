@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 
+from configbus.doctor import examine
+from configbus.settings import load_settings
 from faults.cluster import KEYS, note_times, redis_fault
 
 if TYPE_CHECKING:
@@ -61,6 +63,9 @@ def test_a5_what_is_evicted_comes_back_each_time(cluster: Cluster) -> None:
                 f"round {number}",
             )
         assert client.info("stats")["evicted_keys"] > ROUNDS * JUNK // 2
+    (found,) = [each for each in examine(load_settings({}, **cluster.settings)) if each.about == "eviction"]
+    assert (found.level, "allkeys-lru" in found.found) == ("warning", True)
+    assert "noeviction" in found.remedy
     assert len(evicted) >= ROUNDS, "each round took some of our keys"
     assert {KEYS.head, KEYS.index} & set(evicted)
     times = cluster.finish(limit=BACK_SECONDS)
