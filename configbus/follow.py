@@ -226,7 +226,7 @@ class Follower(Receiver):
         if received is None or self._is_of_others(message.head):
             yield from self._load()
         elif message.head == received.head:
-            yield from self._confirm(received)
+            yield from (self._load() if message.repaired else self._confirm(received))
         elif message.head.position < received.position:
             return
         elif not (

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from configbus.wire import Entry
 
 
-UNCOVERED = ("asof", "asof_of", "asof_signature", "chain", "published_at", "signature")
+UNCOVERED = ("asof", "asof_of", "asof_signature", "chain", "index_signature", "published_at", "signature")
 """Fields of a head that its check does not cover."""
 
 
@@ -109,15 +109,21 @@ def differences(
     """
     covered = {name: found_head[name] for name in found_head if name not in UNCOVERED}
     yield from _between("@head", covered, head.fields())
-    yield from _between("@index", found_index, {name: str(entry.mark) for name, entry in entries.items()})
+    index = {name: str(entry.mark) for name, entry in entries.items()}
+    yield from _between("@index", found_index, index)
     for name, found in found_blocks.items():
         entry, content = entries[name], {field: found[field] for field in found if field != "@signature"}
         if entry_text(content.items()) != entry.text:
             yield from _between(name, content, entry_fields(entry))
         elif ring is not None and (right := ring.of_block(head.bus, entry)) != (there := found.get("@signature")):
             yield Difference(name, "@signature", there, right, ring.is_block_signed(head.bus, entry, found))
-    if ring is not None and (right := ring.of_head(head)) != (there := found_head.get("signature")):
+    if ring is None:
+        return
+    if (right := ring.of_head(head)) != (there := found_head.get("signature")):
         yield Difference("@head", "signature", there, right, ring.is_signed(head, found_head))
+    right, there = ring.of_index(head, found_head.get("chain", ""), index), found_head.get("index_signature")
+    if right != there:
+        yield Difference("@head", "index_signature", there, right, ring.is_index_signed(head, found_head, index))
 
 
 def _between(where: str, found: Mapping[str, str], expected: Mapping[str, str]) -> Iterator[Difference]:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from configbus.errors import ConfigBusError, Conflict, HistoryLost, Superseded
 from configbus.log import log
@@ -26,10 +26,22 @@ from configbus.store.releases import (
     state_at,
     timeline_of,
 )
-from configbus.wire import SEEN_FIELDS, Entry, Head, Keys, announcement, bookmark, entry_fields, of_database
+from configbus.wire import (
+    SEEN_FIELDS,
+    Entry,
+    Head,
+    Keys,
+    Malformed,
+    Position,
+    announcement,
+    bookmark,
+    entry_fields,
+    of_database,
+    read_head,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
 
     from sqlalchemy import Connection
 
@@ -149,10 +161,19 @@ class Publisher:
         return True
 
     def _next(self, release: Published) -> tuple[str, Found]:
-        head = release.head
+        head, index = release.head, dict[str, str]()
+        if self.ring is not None:
+            before, index = self._read_index()
+            try:
+                if (behind := read_head(before)).position != Position(head.epoch, head.revision - 1):
+                    return "not yet", Found(b"", before)
+                self.ring.check_index(behind, before, index)
+            except Malformed:
+                return "damaged", Found(b"", before)
+            index |= {entry.name: str(entry.mark) for entry in release.entries}
         expected = f"{head.bus}:{head.epoch}:{head.revision - 1}:{release.prev}{':signed' if self.ring else ''}"
         message = self._signed(announcement(head, release.prev, release.at, release.entries))
-        answer, found = self._run("next", expected.encode(), message, head, release.entries, [], release.chain)
+        answer, found = self._run("next", expected.encode(), message, head, release.entries, [], release.chain, index)
         if answer == "published":
             log.info(
                 "release_published",
@@ -169,9 +190,7 @@ class Publisher:
             return False
         names = {self.keys.block(entry.name).encode() for entry in state.entries}
         stray = [key for key in self._block_keys() if key not in names]
-        answer, _ = self._run(
-            "full", found.seen, self.bookmark(state.head), state.head, state.entries, stray, state.chain
-        )
+        answer = self._lay("full", state, state.entries, found, stray)
         if answer == "published":
             log.warning(
                 "state_laid_down",
@@ -185,9 +204,20 @@ class Publisher:
 
     def rewrite(self, state: FullState, entries: Iterable[Entry], found: Found) -> bool:
         """Lay down these blocks of a state anew, unless the head is not the one that was found any more."""
-        head = state.head
-        answer, _ = self._run("repair", found.seen, self.bookmark(head), head, entries, [], state.chain)
-        return answer == "published"
+        return self._lay("repair", state, entries, found, []) == "published"
+
+    def _lay(self, mode: str, state: FullState, entries: Iterable[Entry], found: Found, stray: list[bytes]) -> str:
+        """Lay down what was damaged; workers that took something else look again."""
+        message = self._signed(bookmark(state.head, instant(), repaired=True))
+        index = {entry.name: str(entry.mark) for entry in state.entries}
+        return self._run(mode, found.seen, message, state.head, entries, stray, state.chain, index)[0]
+
+    def _read_index(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Head and index of one moment."""
+        *_, (head, index) = self.link.call(
+            ("MULTI",), ("HGETALL", self.keys.head), ("HGETALL", self.keys.index), ("EXEC",)
+        )
+        return fields_of(head), fields_of(index)
 
     def _run(
         self,
@@ -198,10 +228,11 @@ class Publisher:
         entries: Iterable[Entry],
         stray: list[bytes],
         chain: str,
+        index: Mapping[str, str],
     ) -> tuple[str, Found]:
         facts = head.fields() | {"published_at": instant(), "chain": chain}
         if self.ring is not None:
-            facts["signature"] = self.ring.of_head(head)
+            facts |= {"signature": self.ring.of_head(head), "index_signature": self.ring.of_index(head, chain, index)}
         fields = [part for pair in facts.items() for part in pair]
         arguments: list[str | bytes] = [mode, expected, self.keys.channel, message, str(len(fields)), *fields]
         keys: list[str | bytes] = [self.keys.head, self.keys.index]
@@ -234,6 +265,14 @@ class Publisher:
             found += keys
             if cursor == b"0":
                 return found
+
+
+def fields_of(reply: Any) -> dict[str, str]:
+    """A hash as text; what is none has one field that says so."""
+    if isinstance(reply, Exception):
+        return {"": "not a hash"}
+    texts = [part.decode(errors="replace") for part in reply]
+    return dict(zip(texts[::2], texts[1::2], strict=True))
 
 
 def instant() -> str:

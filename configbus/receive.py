@@ -175,6 +175,8 @@ class Receiver:
         """Accept a reading, if head, index and blocks are of one state; Malformed otherwise."""
         if wire.xor(wire.EMPTY_STATE, (mark.digest for mark in index.values())) != head.state:
             raise Malformed("the index does not add up to the head's state")
+        if self.ring is not None and origin == "redis":
+            self.ring.check_index(head, reading.head, reading.index)
         held = self.received.entries if self.received else {}
         entries = {}
         for name, mark in index.items():
@@ -193,7 +195,7 @@ class Receiver:
         if self._is_of_others(head):
             yield from self._forget(head)
         before = self.received
-        same = before is not None and before.head == head
+        same = before is not None and before.head == head and before.entries == entries
         self.received = Received(head, index, entries)
         self.bus = head.bus
         if before is not None and before.head.epoch != head.epoch:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from configbus.publication import Verdict, differences, judge
+from configbus.publisher import fields_of
 from configbus.store.drift import record_repair
 from configbus.store.releases import newest_head, newest_state
 
@@ -90,16 +91,8 @@ class Repair:
             chunk = names[first : first + CHUNK]
             commands = [("HGETALL", keys.block(name)) for name in chunk]
             *_, replies = self._publisher.link.call(("MULTI",), *commands, ("EXEC",))
-            blocks |= zip(chunk, map(_fields, replies), strict=True)
+            blocks |= zip(chunk, map(fields_of, replies), strict=True)
         *_, (index, head) = self._publisher.link.call(
             ("MULTI",), ("HGETALL", keys.index), ("HGETALL", keys.head), ("EXEC",)
         )
-        return _fields(head), _fields(index), blocks
-
-
-def _fields(reply: Any) -> dict[str, str]:
-    """A hash as text; what is none has one field that says so."""
-    if isinstance(reply, Exception):
-        return {"": "not a hash"}
-    texts = [part.decode(errors="replace") for part in reply]
-    return dict(zip(texts[::2], texts[1::2], strict=True))
+        return fields_of(head), fields_of(index), blocks

@@ -44,6 +44,10 @@ class Keyring:
         """The signature of a head."""
         return self._sign(_head(head))
 
+    def of_index(self, head: Head, chain: str, index: Mapping[str, str]) -> str:
+        """The signature of which blocks there are at a head, at which revisions, and of the hash of their history."""
+        return self._sign(_index(head, chain, index))
+
     def of_block(self, bus: str, entry: Entry) -> str:
         """The signature of a block's content at its revision, as its hash holds it."""
         return f'"{self._sign(_block(bus, entry))}"'
@@ -60,6 +64,10 @@ class Keyring:
         """Raises Unsigned."""
         self._check("the head", _head(head), fields.get("signature", ""))
 
+    def check_index(self, head: Head, fields: Mapping[str, str], index: Mapping[str, str]) -> None:
+        """Raises Unsigned."""
+        self._check("the index", _index(head, fields.get("chain", ""), index), fields.get("index_signature", ""))
+
     def check_block(self, bus: str, entry: Entry, fields: Mapping[str, str]) -> None:
         """Raises Unsigned."""
         self._check(f"block {entry.name}", _block(bus, entry), fields.get("@signature", "").strip('"'))
@@ -74,6 +82,14 @@ class Keyring:
         """Whether one of ours wrote a head."""
         try:
             self.check_head(head, fields)
+        except Unsigned:
+            return False
+        return True
+
+    def is_index_signed(self, head: Head, fields: Mapping[str, str], index: Mapping[str, str]) -> bool:
+        """Whether one of ours wrote an index."""
+        try:
+            self.check_index(head, fields, index)
         except Unsigned:
             return False
         return True
@@ -137,6 +153,11 @@ def read_keys(text: str) -> dict[str, bytes]:
 
 def _head(head: Head) -> list[str]:
     return ["head", head.bus, head.system, str(head.epoch), str(head.revision), head.state]
+
+
+def _index(head: Head, chain: str, index: Mapping[str, str]) -> list[str]:
+    marks = (part for pair in sorted(index.items()) for part in pair)
+    return ["index", head.bus, str(head.epoch), str(head.revision), chain, *marks]
 
 
 def _block(bus: str, entry: Entry) -> list[str]:

@@ -156,13 +156,14 @@ class Entry:
 @dataclass(frozen=True, slots=True)
 class Message:
     """A message of the channel; without `entries` it says only where the head is. `database` is the number of the one
-    in Redis that it is about: all of them share their channels.
+    in Redis that it is about: all of them share their channels. What is below the head may have been `repaired`.
     """
 
     head: Head
     prev: str | None
     entries: tuple[Entry, ...] | None
     database: int = 0
+    repaired: bool = False
 
 
 def digest_of(name: str, text: str) -> str:
@@ -234,7 +235,7 @@ def read_message(data: bytes) -> Message:
         head = read_head({field: _plain(found[field]) for field in (*HEAD_FIELDS, "needs") if field in found})
         database = _number("db", _plain(found.get("db", "0")))
         if "prev" not in found or "blocks" not in found:
-            return Message(head, None, None, database)
+            return Message(head, None, None, database, found.get("repaired") == "true")
         blocks = members(found["blocks"])
         digests = {name: _plain(digest) for name, digest in members(found.get("digests", "{}")).items()}
         entries = tuple(_entry(name, block, members(block)) for name, block in blocks.items())
@@ -258,9 +259,10 @@ def announcement(head: Head, prev: str, at: str, entries: Iterable[Entry]) -> st
     return f'{{{opening}, "names": {json.dumps([entry.name for entry in listed])}}}'
 
 
-def bookmark(head: Head, at: str) -> str:
-    """The message that says only where the head is."""
-    return f'{{{_head_json(head)}, "at": "{at}"}}'
+def bookmark(head: Head, at: str, *, repaired: bool = False) -> str:
+    """The message that says only where the head is, or also that what is below it was damaged until now."""
+    told = ', "repaired": true' if repaired else ""
+    return f'{{{_head_json(head)}, "at": "{at}"{told}}}'
 
 
 def of_database(message: str, number: int) -> str:
