@@ -307,7 +307,8 @@ class Author(Reader):
         for row in active.values():
             if row.activated_at is None or row.activated_at <= draft.created_at:
                 continue
-            before = content_before(connection, self._place, row.block, draft.created_at).texts or {}
+            content = content_before(connection, self._place, row.block, draft.created_at)
+            before = draft.texts if content is None else content.texts or {}
             undone = [
                 field
                 for field, text in row.texts.items()

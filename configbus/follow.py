@@ -87,6 +87,8 @@ class Follower(Receiver):
     _proof: _Proof | None = field(default=None, init=False)
     _clock: tuple[float, int] | None = field(default=None, init=False)
     """An instant, and Redis' clock then."""
+    _unheard: bool = field(default=False, init=False)
+    """Redis lost something: perhaps what this worker said."""
 
     def run(self) -> Steps:
         """Follow for ever: connect, load, listen; after a loss once more."""
@@ -185,7 +187,7 @@ class Follower(Receiver):
         if self.now < self._next_say(turn) or (standing := self._standing()) is None or self._clock is None:
             return
         position, state, held = standing
-        turn.saying, turn.said, turn.said_at = True, standing, self.now
+        turn.saying, turn.said, turn.said_at, self._unheard = True, standing, self.now, False
         at, clock = self._clock
         applied, said = (clock + round((instant - at) * 1_000_000) for instant in (self._applied_at, self.now))
         yield from self._do(Say(Presence(position, state, held, applied, said)))
@@ -195,7 +197,7 @@ class Follower(Receiver):
         standing = self._standing()
         if standing is None or self._clock is None or self.renew_seconds is None or turn.saying:
             return math.inf
-        if standing != turn.said:
+        if standing != turn.said or self._unheard:
             return turn.said_at + PAUSE_SECONDS
         expiry = math.inf if self.vouched is None else self.vouched + LIVE_SECONDS
         return min(turn.said_at + self.renew_seconds, expiry if expiry > self.now else math.inf)
@@ -222,6 +224,7 @@ class Follower(Receiver):
             return
         if self._proof is not None:
             self._proof.heard = True
+        self._unheard |= message.repaired
         received = self.received
         if received is None or self._is_of_others(message.head):
             yield from self._load()

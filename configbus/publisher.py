@@ -123,7 +123,7 @@ class Publisher:
                 truth = newest_head(connection, self._place)
                 timeline = timeline_of(connection, self._place)
                 verdict, head = self.judge(found, truth)
-                then = state_at(connection, self._place, head.revision) if head is not None else ""
+                then = state_at(connection, self._place, head) if head is not None else ""
             if head is not None and is_lost(verdict, head, truth, timeline, then):
                 raise HistoryLost(truth.epoch, truth.revision, head.epoch, head.revision)
             if not self.is_ours(found):

@@ -99,7 +99,7 @@ class Receiver:
         """
         fresh = type(self)(self.catalogue, self.selection, None, self.has_store)
         fresh.snapshot, fresh.bus, fresh.vouched = self.snapshot, self.bus, self.vouched
-        fresh.database = self.database
+        fresh.database, fresh._applied_at = self.database, self._applied_at  # noqa: SLF001  # of this very class
         fresh.keeps, fresh.ring, fresh._good = self.keeps, self.ring, self._good  # noqa: SLF001  # of this very class
         return fresh
 

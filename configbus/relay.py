@@ -113,9 +113,9 @@ class Relay:
                 if time.monotonic() >= stamp_at:
                     stamp_at = time.monotonic() + STAMP_SECONDS
                     self._stamp(connection)
+                    self._recovered()
                 if time.monotonic() >= compare_at:
                     compare_at = self._compare(connection)
-                self._recovered()
             except Unavailable as error:
                 if error.server != "Redis":
                     raise

@@ -15,6 +15,7 @@ from configbus.cli.output import show_json
 def prune(
     keep: Annotated[str, typer.Option(metavar="AGE", help="What is younger stays: 90d, 12w, 36h.")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say how much it would be.")] = False,
+    anyway: Annotated[bool, typer.Option("--anyway", help="Also where history was tampered with.")] = False,
     reason: Reason = None,
     database_url: DatabaseUrl = None,
     environment: Environment = None,
@@ -24,7 +25,8 @@ def prune(
     """Take away releases, archived rows and lines of the audit log that are older than an age.
 
     Whatever was live since then stays: it can be shown, rolled back to and verified. The newest entry of each block
-    always stays. For the owner of the schema alone.
+    always stays. For the owner of the schema alone. Refused (exit status 5) where history is not what was written: what
+    was tampered with would not show any more.
     """
     from configbus.store.connect import Place, connected, translated
     from configbus.store.releases import newest_head
@@ -38,7 +40,7 @@ def prune(
     with translated(), connected(database_url, LIMITS) as connection, connection.begin() as transaction:
         begin_authoring(connection, settings.actor, reason or f"keep {keep}", publishes=False)
         newest_head(connection, place)
-        pruned = prune(connection, place, age)
+        pruned = prune(connection, place, age, anyway=anyway)
         if dry_run:
             transaction.rollback()
     if as_json:

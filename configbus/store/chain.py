@@ -70,6 +70,8 @@ def verify_chain(connection: Connection, place: Place, witnesses: Iterable[Witne
                 known = f" from revision {pruned} on, where history begins" if pruned else ""
                 broken.append(Break("release", None, None, f"none{known} has the hash of {witness.where}"))
             continue
+        if witness.revision < pruned:
+            continue
         if connection.scalar(sql(HASH_OF, place.schema), given | {"revision": witness.revision}) != witness.hash:
             broken.append(Break("release", witness.revision, None, f"it is gone, or not what {witness.where} says"))
     if newest is None:

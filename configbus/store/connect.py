@@ -52,7 +52,7 @@ class Limits(NamedTuple):
 
 SHORT = Limits.of(3.0)
 """For what is asked again soon."""
-LONG = Limits(connect=3.0, lock=3.0, statement=60.0)
+LONG = Limits(connect=3.0, lock=3.0, statement=600.0)
 """For what somebody asks for: much may have to be read or written."""
 HURRY = """
     SELECT set_config('lock_timeout', floor(greatest(500, 3000 - 1000 * extract(
@@ -224,8 +224,9 @@ def _in_our_words(error: BaseException | None) -> Exception:
         return Unavailable("Postgres", f"{message}: it took longer than it may, and nothing of it was done")
     if state == LOCK_TIMEOUT:
         return Conflict(
-            "somebody holds a lock on what this needs, and nothing of it was done. Who: SELECT pid, relation::regclass,"
-            " query FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE granted AND mode ~ 'Exclusive'"
+            "somebody holds a lock on what this needs, and nothing of it was done. Who, longest first: SELECT DISTINCT"
+            " xact_start, pid, relation::regclass, query FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE granted"
+            " AND relation > 16383 AND mode <> 'AccessShareLock' AND pid <> pg_backend_pid() ORDER BY 1"
         )
     if state == ELSEWHERE or (state is not None and state.startswith("23")):
         return Conflict(message)

@@ -173,13 +173,11 @@ def content_at(connection: Connection, place: Place, name: str, revision: int) -
     return _content(connection.execute(sql(CONTENT_AT, place.schema), given).mappings().one())
 
 
-def content_before(connection: Connection, place: Place, name: str, moment: datetime) -> Content:
-    """What was live of a block at an instant, or at the oldest revision that is known in full; nothing where there was
-    no release yet.
-    """
+def content_before(connection: Connection, place: Place, name: str, moment: datetime) -> Content | None:
+    """What was live of a block at an instant; nothing where there was no release yet, None where it was pruned."""
     given = {"environment": place.environment, "at": moment}
-    revision = connection.execute(sql(AT_INSTANT, place.schema), given).one().revision
-    return content_at(connection, place, name, max(revision or 0, pruned_until(connection, place)))
+    revision = connection.execute(sql(AT_INSTANT, place.schema), given).one().revision or 0
+    return content_at(connection, place, name, revision) if revision >= pruned_until(connection, place) else None
 
 
 def changed_since(

@@ -95,9 +95,11 @@ def pruned_until(connection: Connection, place: Place) -> int:
     return int(connection.scalar(sql(PRUNED, place.schema), given) or 0)
 
 
-def state_at(connection: Connection, place: Place, revision: int) -> str:
-    """The state after a release; that of nothing where there is no such release."""
-    given = {"environment": place.environment, "revision": revision}
+def state_at(connection: Connection, place: Place, head: Head) -> str:
+    """The state at the revision of a head: its own where that was pruned, that of nothing where there is no release."""
+    if head.revision < pruned_until(connection, place):
+        return head.state
+    given = {"environment": place.environment, "revision": head.revision}
     return connection.scalar(sql(STATE_AT, place.schema), given) or EMPTY_STATE
 
 

@@ -12,7 +12,9 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
-PRUNE = "SELECT revision, releases, lines, archived, calls FROM {schema}.prune(:environment, clock_timestamp() - :age)"
+PRUNE = """
+    SELECT revision, releases, lines, archived, calls
+    FROM {schema}.prune(:environment, clock_timestamp() - :age, :anyway)"""
 LIMITS = Limits(connect=3.0, lock=3.0, statement=3600.0)
 
 
@@ -27,7 +29,10 @@ class Pruned:
     calls: int
 
 
-def prune(connection: Connection, place: Place, age: timedelta) -> Pruned:
-    """Take away what is older than the age and not needed to know what held since then, in the caller's transaction."""
-    given = {"environment": place.environment, "age": age}
+def prune(connection: Connection, place: Place, age: timedelta, *, anyway: bool = False) -> Pruned:
+    """Take away what is older than the age and not needed to know what held since then, in the caller's transaction.
+
+    Raises Conflict where history is not what was written, unless it is to be done anyway: that would not show any more.
+    """
+    given = {"environment": place.environment, "age": age, "anyway": anyway}
     return Pruned(*connection.execute(sql(PRUNE, place.schema), given).one())

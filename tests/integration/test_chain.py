@@ -89,6 +89,13 @@ TOUCHED = {
         "line",
         "it was put there: it has no hash",
     ),
+    "a line put in before all others": (
+        """INSERT INTO configbus.config_audit_log
+               (id, config_table, config_id, environment, key, action, performed_by) OVERRIDING SYSTEM VALUE
+           VALUES (0, 'risk_config', gen_random_uuid(), 'production', '', 'update', 'nobody')""",
+        "line",
+        "it was put there: it has no hash",
+    ),
     "a release changed": (
         "UPDATE configbus.release SET actor = 'somebody else' WHERE revision = 3",
         "release",

@@ -14,16 +14,16 @@ from waiting import until
 
 from configbus import ConfigBus
 from configbus.author import Author
-from configbus.errors import Conflict, HistoryLost, Superseded
+from configbus.errors import Conflict, HistoryLost, InvalidValue, Superseded
 from configbus.link import Link
 from configbus.publisher import Publisher
 from configbus.reads import now
 from configbus.relay import RAISES, Relay
 from configbus.settings import load_settings
-from configbus.store.connect import Place, connected
-from configbus.store.releases import newest_head, releases_after
+from configbus.store.connect import Place, connected, translated
+from configbus.store.releases import newest_head, raise_epoch, releases_after
 from configbus.verification import begin_epoch
-from configbus.wire import Keys
+from configbus.wire import FARTHEST, Keys
 
 if TYPE_CHECKING:
     from configbus.settings import Settings
@@ -223,3 +223,16 @@ def test_two_databases_that_take_turns_are_stopped(relay: Settings, caplog: pyte
                 wait_for_epoch_above(relay, before)
         until(lambda: any("another database publishes to these keys" in record.message for record in caplog.records))
     assert sum("epoch_raised" in record.message for record in caplog.records) == RAISES
+
+
+def test_no_epoch_is_begun_that_workers_would_not_follow(published: Settings) -> None:
+    epoch = epoch_of(published)
+    place = Place("configbus", "production")
+    with connected(published.require("database_url")) as connection:
+        with pytest.raises(InvalidValue, match="whatever named it is damaged"), translated(), connection.begin():
+            raise_epoch(connection, place, epoch, epoch + 2 * FARTHEST, "a forged head")
+        assert epoch_of(published) == epoch
+        with connection.begin():
+            raised = raise_epoch(connection, place, epoch, epoch + FARTHEST // 2, "a head that was found")
+    assert raised is not None
+    assert epoch + FARTHEST // 2 < raised <= epoch + FARTHEST

@@ -982,3 +982,28 @@ def test_an_edit_and_an_activation_of_one_draft_at_once_end_in_one_of_the_two_or
     assert isinstance(first, Release)
     assert isinstance(second, Conflict)
     assert author.active("lane/new").content["fast_bars"] == 3
+
+
+def test_operators_of_somebodys_own_change_nothing_about_what_a_row_may_do(
+    author: Author, psql: Psql, sample_database_url: str
+) -> None:
+    author.set({"risk.max_order_attempts": 4})
+    for statement in (
+        "CREATE SCHEMA app",
+        """CREATE FUNCTION app.eq(configbus.config_status, configbus.config_status) RETURNS boolean LANGUAGE sql
+           IMMUTABLE AS 'SELECT false'""",
+        """CREATE OPERATOR app.= (LEFTARG = configbus.config_status, RIGHTARG = configbus.config_status,
+           FUNCTION = app.eq)""",
+        """CREATE FUNCTION app.clock_timestamp() RETURNS timestamptz LANGUAGE sql
+           AS $$ SELECT timestamptz '2001-01-01' $$""",
+    ):
+        psql.execute(statement.encode())
+    change = "UPDATE configbus.risk_config SET max_order_attempts = 9 WHERE status OPERATOR(pg_catalog.=) "
+    with psycopg.connect(sample_database_url, autocommit=True) as clerk:
+        clerk.execute("SET search_path = app, pg_catalog")
+        with pytest.raises(psycopg.errors.IntegrityConstraintViolation, match="is archived"):
+            clerk.execute(f"{change} 'archived'".encode())
+        clerk.execute(f"{change} 'active'".encode())
+    activated_at = author.active("risk").activated_at
+    assert activated_at is not None
+    assert activated_at.year > 2001

@@ -156,11 +156,23 @@ TOUCHED = {
     "an entry that was kept": (
         """UPDATE configbus.release_block SET content = content || '{"max_order_attempts": 99}'
            WHERE revision = 4 AND name = 'trading'""",
-        "what held then is not what was kept of it",
+        "what held then is not what was released",
     ),
     "an entry that was kept, gone": (
         "DELETE FROM configbus.release_block WHERE name = 'lane/b'",
-        "what held then is not what was kept of it",
+        "what held then is not what was released",
+    ),
+    "who made a release that was kept": (
+        "UPDATE configbus.release SET actor = 'x' WHERE revision = 5",
+        "what is kept from before is not what was kept",
+    ),
+    "a release put in before the cut": (
+        """INSERT INTO configbus.release SELECT (r).* FROM (SELECT jsonb_populate_record(r, '{"revision": 6}') AS r
+               FROM configbus.release AS r WHERE revision = 5) AS made;
+           INSERT INTO configbus.release_block
+               SELECT (b).* FROM (SELECT jsonb_populate_record(b, '{"revision": 6}') AS b
+               FROM configbus.release_block AS b WHERE revision = 8 AND name = 'risk') AS made""",
+        "what is kept from before is not what was kept",
     ),
     "the release at the cut": (
         "UPDATE configbus.release SET actor = 'x' WHERE revision = 8",
@@ -169,7 +181,7 @@ TOUCHED = {
     "the release at the cut, with its hash": (
         """UPDATE configbus.release SET actor = 'x' WHERE revision = 8;
            UPDATE configbus.release AS r SET chain = configbus.chain_of(r) WHERE revision = 8""",
-        "its hash is not what it was when history was pruned",
+        "what is kept from before is not what was kept",
     ),
     "the line that tells of it": (
         "DELETE FROM configbus.config_audit_log WHERE action = 'prune'",
@@ -199,6 +211,47 @@ def test_the_chain_still_tells_what_was_touched(what: str, author: Author, psql:
     for statement in statements.split(";"):
         psql.execute(statement.encode())
     assert why in [found.why for found in author.verify_chain().broken]
+
+
+def test_what_was_tampered_with_is_not_pruned_away_unless_that_is_meant(
+    author: Author, psql: Psql, cut: datetime
+) -> None:
+    psql.execute(OWNER)
+    psql.execute(
+        "UPDATE configbus.release_block SET content = content || '{\"max_order_attempts\": 99}' WHERE revision = 8"
+    )
+    psql.execute("SET session_replication_role = DEFAULT")
+    before = everything(psql)
+    with pytest.raises(errors.ObjectNotInPrerequisiteState, match="release 8: it is not what was released"):
+        prune_to(psql, cut)
+    assert everything(psql) == before
+    psql.execute("SELECT configbus.prune('production', %s, true)", [cut])
+    assert "what held then is not what was released" in [found.why for found in author.verify_chain().broken]
+
+
+def test_a_clock_that_was_wrong_for_one_release_takes_nothing_younger_with_it(author: Author, psql: Psql) -> None:
+    for number in (4, 5, 6):
+        author.set({"risk.max_order_attempts": number})
+    with psql.transaction():
+        psql.execute("SET LOCAL session_replication_role = replica")
+        psql.execute("UPDATE configbus.release SET released_at = '2020-01-01' WHERE revision = 5")
+        psql.execute("UPDATE configbus.release AS r SET chain = configbus.chain_of(r) WHERE revision = 5")
+        statement = "UPDATE configbus.release AS r SET chain_before = b.chain FROM configbus.release AS b"
+        psql.execute(f"{statement} WHERE r.revision = b.revision + 1")
+        psql.execute("UPDATE configbus.release AS r SET chain = configbus.chain_of(r) WHERE revision > 5")
+    assert author.verify_chain().broken == ()
+    rows = psql.execute("SELECT * FROM configbus.prune('production', now() - interval '90 days')").fetchall()
+    assert rows == [(0, 0, 0, 0, 0, 0)]
+
+
+def test_activating_a_draft_from_before_the_cut_still_says_what_it_undoes(
+    author: Author, sample_database_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    draft = author.draft("risk", {"max_drawdown_pct": 15})
+    author.set({"risk.max_order_attempts": 5})
+    prune_all(sample_database_url)
+    author.activate(draft.id)
+    assert any("activation_undoes" in r.message and "max_order_attempts" in r.message for r in caplog.records)
 
 
 def test_a_hash_from_before_the_cut_is_not_known_any_more(author: Author, psql: Psql) -> None:
@@ -292,7 +345,7 @@ def test_authors_go_on_while_history_is_pruned(author: Author, psql: Psql, sampl
 
 
 @pytest.mark.parametrize("behind", [1, 3], ids=["at one that was kept", "at one that is gone"])
-def test_redis_that_holds_something_older_is_laid_down_anew(
+def test_redis_that_holds_something_older_is_brought_up(
     behind: int, published: Settings, redis_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "configbus")
@@ -305,9 +358,12 @@ def test_redis_that_holds_something_older_is_laid_down_anew(
         author.set({"risk.max_order_attempts": 6})
         assert prune_all(published.require("database_url")).revision == 4
         caplog.clear()
+        epoch = bus.epoch
         with running_relay(published):
             until(lambda: bus.get("risk.max_order_attempts") == 6)
-            assert not any("release_published" in record.message for record in caplog.records)
+            assert bus.epoch == epoch
+            published_one_by_one = any("release_published" in record.message for record in caplog.records)
+            assert published_one_by_one == (behind == 3), "4 follows on 3; 2 is not known in full any more"
             author.set({"risk.max_order_attempts": 7})
             until(lambda: bus.get("risk.max_order_attempts") == 7 and bus.state == "live")
         assert bus.get("trading.score_threshold") == Decimal("0.8")

@@ -14,6 +14,7 @@ down_revision = "0006"
 branch_labels = None
 depends_on = None
 
+SAFE = "SECURITY DEFINER SET search_path = pg_catalog, pg_temp"
 REFUSING = r"CREATE TRIGGER (?:kept|append_only) BEFORE (?:UPDATE OR )?DELETE OR TRUNCATE ON .*?;"
 
 
@@ -29,7 +30,7 @@ def downgrade() -> None:
     )
     _run(broken.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION"))
     _run(audit)
-    _run("ALTER FUNCTION {schema}.audit() SECURITY DEFINER SET search_path = pg_catalog, pg_temp")
+    _run(f"ALTER FUNCTION {{schema}}.audit() {SAFE}")
     for table in ("release", "release_block", "audit_line"):
         _run(f"DROP TRIGGER never ON {{schema}}.{table}")
     for table in ("release", "release_block", "audit_line", "config_audit_log"):
@@ -37,7 +38,20 @@ def downgrade() -> None:
     _run("DROP TRIGGER append_only ON {schema}.config_audit_log")
     for trigger in re.findall(REFUSING, _script("0001_frame.sql") + chain, re.DOTALL):
         _run(trigger)
-    _run("DROP FUNCTION {schema}.prune(text, timestamptz), {schema}.held_at(text, bigint), {schema}.pruning()")
+    for function in (
+        "prune(text, timestamptz, boolean)",
+        "kept_until(text, bigint)",
+        "state_until(text, bigint)",
+        "pruning()",
+    ):
+        _run(f"DROP FUNCTION {{schema}}.{function}")
+    for function in ("lifecycle", "refuse", "refuse_later"):
+        _run(f"ALTER FUNCTION {{schema}}.{function}() RESET search_path")
+    (raising,) = re.findall(
+        r"CREATE FUNCTION {schema}\.raise_epoch\(.*?\nEND \$\$;", _script("0004_epochs.sql"), re.DOTALL
+    )
+    _run(raising.replace("CREATE FUNCTION", "CREATE OR REPLACE FUNCTION"))
+    _run(f"ALTER FUNCTION {{schema}}.raise_epoch(text, bigint, bigint, text) {SAFE}")
     _run("ALTER TABLE {schema}.environment DROP COLUMN pruned")
 
 

@@ -4,6 +4,16 @@
 ALTER TABLE {schema}.environment ADD COLUMN pruned bigint NOT NULL DEFAULT 0;
 COMMENT ON COLUMN {schema}.environment.pruned IS 'the oldest revision whose contents are known in full; 0: all are';
 
+-- Lines from before there were hashes get theirs now: from here on a line without one was put there.
+INSERT INTO {schema}.audit_line (id, environment, digest)
+SELECT l.id, l.environment, {schema}.line_digest(l) FROM {schema}.config_audit_log AS l
+WHERE NOT EXISTS (SELECT FROM {schema}.audit_line AS h WHERE h.id = l.id);
+
+-- Functions that run with the rights of whoever writes look nowhere but in Postgres' own schema.
+ALTER FUNCTION {schema}.lifecycle() SET search_path = pg_catalog, pg_temp;
+ALTER FUNCTION {schema}.refuse() SET search_path = pg_catalog, pg_temp;
+ALTER FUNCTION {schema}.refuse_later() SET search_path = pg_catalog, pg_temp;
+
 -- Whether this transaction prunes. Whoever has no rights of the owner can say so in vain.
 CREATE FUNCTION {schema}.pruning() RETURNS boolean LANGUAGE sql STABLE AS $$
     SELECT coalesce(current_setting('configbus.pruning', true), '') = 'on'
@@ -78,19 +88,29 @@ BEGIN
     RETURN NULL;
 END $$;
 
--- SHA-256 over what held of each block at a revision.
-CREATE FUNCTION {schema}.held_at(of text, at bigint) RETURNS text LANGUAGE sql STABLE AS $$
-    SELECT encode(sha256(convert_to(coalesce(string_agg(
-        held.name || ' ' || {schema}.digest(held.name, held.envelope || coalesce(held.content, '{}')), E'\n'
-        ORDER BY held.name COLLATE "C"), ''), 'UTF8')), 'hex')
+-- SHA-256 over all releases and entries up to a revision: after a pruning what held then, and where that came from.
+CREATE FUNCTION {schema}.kept_until(of text, cut bigint) RETURNS text LANGUAGE sql STABLE AS $$
+    SELECT encode(sha256(convert_to(coalesce(string_agg(jsonb_build_array(
+        r.revision, r.epoch, {schema}.instant(r.released_at), r.actor, r.reason, r.source, b.name,
+        {schema}.digest(b.name, b.envelope || coalesce(b.content, '{}')))::text, E'\n'
+        ORDER BY r.revision, b.name COLLATE "C"), ''), 'UTF8')), 'hex')
+    FROM {schema}.release AS r LEFT JOIN {schema}.release_block AS b USING (environment, revision)
+    WHERE r.environment = of AND r.revision <= cut
+$$;
+
+-- The state that the newest entries up to a revision add up to.
+CREATE FUNCTION {schema}.state_until(of text, cut bigint) RETURNS text LANGUAGE sql STABLE AS $$
+    SELECT encode(substring(bit_send(coalesce(bit_xor(
+        ('x' || {schema}.digest(held.name, held.envelope || coalesce(held.content, '{}')))::bit(128)), 0::bit(128))) FROM 5), 'hex')
     FROM (SELECT DISTINCT ON (name) name, envelope, content FROM {schema}.release_block
-          WHERE environment = of AND revision <= at ORDER BY name, revision DESC) AS held
+          WHERE environment = of AND revision <= cut ORDER BY name, revision DESC) AS held
 $$;
 
 -- Takes away what is older than an instant: releases before the one that held then, but for the newest entry of each
 -- block, the lines of the audit log that they cover, the calls with an idempotency key, and rows that were archived by
 -- then, but for the highest version of each block that was live. Adds a line to the audit log that tells what is left.
-CREATE FUNCTION {schema}.prune(of text, long_ago timestamptz) RETURNS TABLE (
+-- History that was tampered with is refused, unless it is to be pruned anyway.
+CREATE FUNCTION {schema}.prune(of text, long_ago timestamptz, anyway boolean DEFAULT false) RETURNS TABLE (
     revision bigint, releases bigint, entries bigint, lines bigint, archived bigint, calls bigint
 ) LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 #variable_conflict use_column
@@ -99,6 +119,7 @@ DECLARE
     cut bigint;
     domain_table name;
     more bigint;
+    fault text;
 BEGIN
     IF long_ago IS NULL OR long_ago > clock_timestamp() THEN
         RAISE EXCEPTION 'what is to be pruned ends at %, which is not in the past', long_ago USING ERRCODE = 'invalid_parameter_value';
@@ -109,9 +130,16 @@ BEGIN
     IF place IS NULL THEN
         RAISE EXCEPTION 'there is no environment %', of USING ERRCODE = 'no_data_found';
     END IF;
-    SELECT max(r.revision) INTO cut FROM {schema}.release AS r
-    WHERE r.environment = of AND r.released_at <= long_ago AND r.revision >= place.pruned;
-    cut := coalesce(cut, place.pruned);
+    SELECT coalesce(min(r.revision) - 1, place.revision) INTO cut FROM {schema}.release AS r
+    WHERE r.environment = of AND r.released_at > long_ago AND r.revision > place.pruned;
+
+    IF NOT anyway THEN
+        SELECT format('%s %s: %s', what, number, why) INTO fault FROM {schema}.broken_chain(of) LIMIT 1;
+        IF fault IS NOT NULL THEN
+            RAISE EXCEPTION 'history of % is not what was written, and pruning would hide that: %', of, fault
+                USING ERRCODE = 'object_not_in_prerequisite_state';
+        END IF;
+    END IF;
 
     DELETE FROM {schema}.release_block AS b WHERE b.environment = of AND b.revision < cut AND EXISTS (
         SELECT FROM {schema}.release_block AS later WHERE later.environment = of AND later.name = b.name
@@ -123,13 +151,9 @@ BEGIN
     DELETE FROM {schema}.idempotency AS i WHERE i.environment = of AND i.revision < cut;
     GET DIAGNOSTICS calls = ROW_COUNT;
 
-    DELETE FROM {schema}.config_audit_log AS l WHERE l.environment = of AND l.performed_at <= long_ago
-        AND l.id < (SELECT min(id) FROM {schema}.audit_line WHERE environment = of);
-    GET DIAGNOSTICS lines = ROW_COUNT;
     DELETE FROM {schema}.config_audit_log AS l USING {schema}.audit_line AS h
     WHERE h.environment = of AND h.revision < cut AND l.id = h.id;
-    GET DIAGNOSTICS more = ROW_COUNT;
-    lines := lines + more;
+    GET DIAGNOSTICS lines = ROW_COUNT;
     DELETE FROM {schema}.audit_line AS h WHERE h.environment = of AND h.revision < cut;
 
     archived := 0;
@@ -152,7 +176,7 @@ BEGIN
                                                changed_fields, reason, performed_by, source_ip, user_agent)
         VALUES ('environment', '00000000-0000-0000-0000-000000000000', of, '', 'prune',
                 jsonb_build_object('pruned', place.pruned),
-                jsonb_build_object('pruned', cut, 'held', {schema}.held_at(of, cut), 'releases', releases,
+                jsonb_build_object('pruned', cut, 'kept', {schema}.kept_until(of, cut), 'releases', releases,
                                    'lines', lines, 'archived', archived, 'calls', calls, 'chain', (
                                        SELECT r.chain FROM {schema}.release AS r
                                        WHERE r.environment = of AND r.revision = cut)),
@@ -162,7 +186,7 @@ BEGIN
     revision := cut;
     RETURN NEXT;
 END $$;
-REVOKE EXECUTE ON FUNCTION {schema}.prune(text, timestamptz) FROM PUBLIC;
+REVOKE EXECUTE ON FUNCTION {schema}.prune(text, timestamptz, boolean) FROM PUBLIC;
 
 -- The same, from the cut on: what held there is vouched for by the line that tells of the pruning.
 CREATE OR REPLACE FUNCTION {schema}.broken_chain(of text) RETURNS TABLE (what text, number bigint, at timestamptz, why text)
@@ -189,8 +213,7 @@ LANGUAGE sql STABLE AS $$
     UNION ALL
     SELECT 'line', l.id, l.performed_at, 'it was put there: it has no hash'
     FROM {schema}.config_audit_log AS l
-    WHERE l.environment = of AND l.id > (SELECT min(id) FROM hashed)
-        AND NOT EXISTS (SELECT FROM hashed AS h WHERE h.id = l.id)
+    WHERE l.environment = of AND NOT EXISTS (SELECT FROM hashed AS h WHERE h.id = l.id)
     UNION ALL
     SELECT 'release', c.revision, c.released_at,
            CASE WHEN c.earlier <> c.revision - 1 THEN 'the release before it is gone'
@@ -206,14 +229,48 @@ LANGUAGE sql STABLE AS $$
     SELECT 'release', pruned, NULL, CASE
         WHEN cut IS NULL OR (cut ->> 'pruned')::bigint <> pruned
             THEN 'what came before it is gone, and the audit log does not tell of it'
-        WHEN cut ->> 'held' <> {schema}.held_at(of, pruned) THEN 'what held then is not what was kept of it'
+        WHEN r.state IS DISTINCT FROM {schema}.state_until(of, pruned) THEN 'what held then is not what was released'
+        WHEN cut ->> 'kept' <> {schema}.kept_until(of, pruned) THEN 'what is kept from before is not what was kept'
         ELSE 'its hash is not what it was when history was pruned' END
     FROM place LEFT JOIN told ON true LEFT JOIN {schema}.release AS r ON r.environment = of AND r.revision = pruned
     WHERE pruned > 0 AND (cut IS NULL OR (cut ->> 'pruned')::bigint <> pruned OR cut ->> 'chain' IS DISTINCT FROM r.chain
-                          OR cut ->> 'held' <> {schema}.held_at(of, pruned))
+                          OR r.state IS DISTINCT FROM {schema}.state_until(of, pruned)
+                          OR cut ->> 'kept' <> {schema}.kept_until(of, pruned))
     UNION ALL
     SELECT 'release', e.revision, NULL, 'it is gone' FROM {schema}.environment AS e
     WHERE e.name = of AND e.revision > 0
         AND NOT EXISTS (SELECT FROM {schema}.release AS r WHERE r.environment = of AND r.revision = e.revision)
     ORDER BY 3 NULLS LAST, 1, 2
 $$;
+
+-- A relay raises the epoch above what it found in Redis, and no further than workers would follow.
+CREATE OR REPLACE FUNCTION {schema}.raise_epoch(of text, expected bigint, above bigint, why text) RETURNS bigint
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+    place {schema}.environment;
+    raised bigint;
+BEGIN
+    SELECT * INTO STRICT place FROM {schema}.environment WHERE name = of FOR NO KEY UPDATE;
+    IF place.epoch <> expected THEN
+        RETURN NULL;
+    END IF;
+    IF above > place.epoch + 1000000000000 THEN
+        RAISE EXCEPTION 'no epoch can lie at %: whatever named it is damaged', above
+            USING ERRCODE = 'numeric_value_out_of_range';
+    END IF;
+    raised := greatest(floor(extract(epoch FROM clock_timestamp()))::bigint, place.epoch / 1000 + 1, above / 1000 + 1)
+              * 1000 + {schema}.timeline();
+    IF raised > 999999999999999 THEN
+        RAISE EXCEPTION 'no epoch lies above %: whatever named it is damaged', above
+            USING ERRCODE = 'numeric_value_out_of_range';
+    END IF;
+    UPDATE {schema}.environment SET epoch = raised, system = {schema}.server() WHERE name = of;
+    INSERT INTO {schema}.config_audit_log (config_table, config_id, environment, key, action, old_values, new_values,
+                                           changed_fields, reason, performed_by, source_ip, user_agent)
+    VALUES ('environment', '00000000-0000-0000-0000-000000000000', of, '', 'epoch',
+            jsonb_build_object('epoch', place.epoch, 'system', place.system),
+            jsonb_build_object('epoch', raised, 'system', {schema}.server()), ARRAY['epoch'], why,
+            {schema}.actor(), host(inet_client_addr()), current_setting('application_name'));
+    PERFORM {schema}.ring(of);
+    RETURN raised;
+END $$;
