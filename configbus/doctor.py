@@ -12,7 +12,6 @@ import psycopg
 from configbus.catalogue import load_catalogue
 from configbus.errors import ConfigBusError, Unavailable, UnknownEnvironment
 from configbus.link import Link, hashes, looking_commands, reading_of
-from configbus.presence import SEEN_SECONDS
 from configbus.publication import Verdict, judge
 from configbus.receipt import clock_of, find_workers
 from configbus.snapshot import LIVE_SECONDS, State
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
 
+    from configbus.presence import Worker
     from configbus.settings import Settings
     from configbus.store.releases import FullState
 
@@ -37,6 +37,7 @@ OFFSET_SECONDS = 1.0
 DEAD_SHARE, DEAD_LEAST = 0.3, 20_000
 """Of a table's rows that may be dead, from so many on."""
 SHOWN = 5
+WORKERS_SHOWN = 100
 SCAN_COUNT = "1000"
 
 
@@ -202,18 +203,26 @@ def _head(fields: Any, clock: int, settings: Settings, state: FullState | None) 
 
 def _workers(link: Link, keys: Keys) -> Iterator[Finding]:
     clock, workers = find_workers(link, keys)
-    for worker in workers:
-        presence = worker.presence
-        if presence is None or clock - worker.heard_at > SEEN_SECONDS * 1_000_000:
-            seconds = (clock - worker.heard_at) / 1_000_000
-            yield Finding("warning", "worker", f"{worker.name} was not heard of for {seconds:.0f} s", "is it running?")
-        elif presence.held:
-            why = "; ".join(f"{name}: {held.field} {held.reason}" for name, held in list(presence.held.items())[:SHOWN])
-            yield Finding("error", "worker", f"{worker.name} holds back {why}", "mend the value, or upgrade the worker")
-        elif presence.state is not State.LIVE:
-            yield Finding("warning", "worker", f"{worker.name} is {presence.state}", "is a relay running?")
+    findings = [finding for worker in workers if (finding := _worker(worker, clock, keys))]
+    yield from findings[:WORKERS_SHOWN]
+    if more := findings[WORKERS_SHOWN:]:
+        worst: Level = "error" if any(finding.level == "error" for finding in more) else "warning"
+        yield Finding(worst, "worker", f"so it is with {len(more)} more", "configbus workers shows them all")
     if workers:
         yield Finding("ok", "workers", f"{len(workers)} are known")
+
+
+def _worker(worker: Worker, clock: int, keys: Keys) -> Finding | None:
+    presence = worker.presence
+    if presence is None:
+        remedy = f"is it running? if no worker has this name: ZREM {keys.workers} NAME"
+        return Finding("warning", "worker", f"{worker.name}: {worker.silence(clock)}", remedy)
+    if presence.held:
+        why = "; ".join(f"{name}: {held.field} {held.reason}" for name, held in list(presence.held.items())[:SHOWN])
+        return Finding("error", "worker", f"{worker.name} holds back {why}", "mend the value, or upgrade the worker")
+    if presence.state is not State.LIVE:
+        return Finding("warning", "worker", f"{worker.name} is {presence.state}", "is a relay running?")
+    return None
 
 
 def _keys(link: Link, keys: Keys) -> Iterator[str]:

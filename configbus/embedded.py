@@ -146,7 +146,7 @@ class _EmbeddedServer(ABC):
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=self.directory,
-                env={**os.environ, "LC_ALL": "C"},
+                env=_environment(),
                 pass_fds=[lock],
                 start_new_session=True,
             )
@@ -273,6 +273,12 @@ def without_libpq_variables() -> Iterator[None]:
         yield
     finally:
         os.environ.update(taken)
+
+
+def _environment() -> dict[str, str]:
+    """That of a server: without what is configbus' own, since COPY ... FROM PROGRAM shows it to a superuser."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("CONFIGBUS_")}
+    return kept | {"LC_ALL": "C"}
 
 
 def _password(directory: Path) -> str:

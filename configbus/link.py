@@ -58,7 +58,10 @@ def options(seconds: float | None, worker: str) -> dict[str, Any]:
 
 
 def unopened(pools: Any, url: str) -> Any:
-    """A pool by its URL, of which nothing is opened. Raises SettingsError, which names the option that does not fit."""
+    """A pool by its URL, of which nothing is opened. Raises SettingsError, which names the option that does not fit.
+
+    With TLS the server's name is checked unless the URL says otherwise: redis-py does so from 6.0 on.
+    """
     base, _, query = url.partition("?")
     try:
         pools.from_url(base)
@@ -77,7 +80,11 @@ def unopened(pools: Any, url: str) -> Any:
             f"CONFIGBUS_REDIS_URL has the option {name!r}, which redis-py does not take in a URL, or not with this"
             f" value, or not with {base.partition(':')[0]}://"
         )
-    return pools.from_url(url)
+    pool = pools.from_url(url)
+    if base.startswith("rediss://"):
+        checked = pool.connection_kwargs.get("ssl_cert_reqs") != "none"
+        pool.connection_kwargs.setdefault("ssl_check_hostname", checked)
+    return pool
 
 
 def database_of(url: str) -> int:

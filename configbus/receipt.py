@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from configbus.errors import Unavailable
 from configbus.link import hashes
-from configbus.presence import SEEN_SECONDS, read_names, read_worker
+from configbus.presence import NAME_LENGTH, Worker, is_there, listing_commands, read_names, read_worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from configbus.link import Link
-    from configbus.presence import Worker
     from configbus.wire import Keys, Release
 
 PAUSE_SECONDS = 0.02
@@ -73,12 +73,21 @@ def clock_of(link: Link) -> int:
 
 
 def find_workers(link: Link, keys: Keys) -> tuple[int, list[Worker]]:
-    """Redis' clock in microseconds, and every worker that has not taken its leave, by name. Raises Unavailable."""
+    """Redis' clock in microseconds, and the workers that have not taken their leave, by name: at most the 10,000 that
+    were heard of last. Raises Unavailable.
+    """
     clock = clock_of(link)
-    (names,) = link.call(("ZRANGE", keys.workers, "0", "-1", "WITHSCORES"))
-    heard = read_names(names)
-    found = hashes(link, [keys.worker(name) for name in heard])
-    workers = [read_worker(name, heard[name], fields) for name, fields in zip(heard, found, strict=True)]
+    *_, replies = link.call(*listing_commands(keys, clock))
+    if fault := next((reply for reply in replies if isinstance(reply, Exception)), None):
+        remedy = f"DEL {keys.workers}, and the workers write it again"
+        raise Unavailable("Redis", f"no worker can be seen: {fault}; {remedy}")
+    heard = {name: at for reply in replies for name, at in read_names(reply).items()}
+    there = [name for name, at in heard.items() if is_there(at, clock)]
+    found = dict(zip(there, hashes(link, [keys.worker(name) for name in there]), strict=True))
+    workers = [
+        read_worker(name, at, found[name]) if name in found else Worker(name[:NAME_LENGTH], at, None)
+        for name, at in heard.items()
+    ]
     return clock, sorted(workers, key=lambda worker: worker.name)
 
 
@@ -91,24 +100,24 @@ def await_receipt(link: Link, keys: Keys, release: Release, committed_at: Callab
     while True:
         started = time.monotonic()
         clock, workers = find_workers(link, keys)
-        there = [worker for worker in workers if clock - worker.heard_at < SEEN_SECONDS * 1_000_000]
+        there = [worker for worker in workers if is_there(worker.heard_at, clock)]
         missing = any(_outcome(worker, release) is Outcome.MISSING for worker in there)
         now = time.monotonic()
         if not missing or now >= until:
-            return Receipt(release, tuple(_receipts(there, release, committed_at())))
+            return Receipt(release, tuple(_receipts(there, release, committed_at(), clock)))
         time.sleep(min(max(PAUSE_SECONDS, (now - started) / PAUSE_SHARE), until - now))
 
 
-def _receipts(workers: Iterable[Worker], release: Release, committed_at: int) -> Iterable[WorkerReceipt]:
+def _receipts(workers: Iterable[Worker], release: Release, committed_at: int, clock: int) -> Iterable[WorkerReceipt]:
     for worker in workers:
         outcome, presence = _outcome(worker, release), worker.presence
         if presence is None:
-            yield WorkerReceipt(worker.name, outcome, None, reason="it says nothing of itself any more")
+            yield WorkerReceipt(worker.name, outcome, None, reason=worker.silence(clock))
             continue
         revision = presence.position.revision
         match outcome:
             case Outcome.APPLIED:
-                latency = max(presence.applied_at - committed_at, 0) / 1_000_000
+                latency = max(min(presence.applied_at, clock) - committed_at, 0) / 1_000_000
                 yield WorkerReceipt(worker.name, outcome, revision, latency)
             case Outcome.HELD:
                 block = _held(worker, release)[0]

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from configbus.settings import Settings
 
 PAUSE_SECONDS = 1.0
+WHY_LENGTH = 1_000
+AGES = 100
+"""Of releases that workers wait for; each is a query."""
 COLUMNS = ("worker", "state", "revision", "behind", "applied", "host", "pid", "version", "why")
 
 
@@ -30,8 +33,8 @@ def workers(
 ) -> None:
     """Show every worker: its state and revision, how far and how long it is behind, and why.
 
-    A worker is `gone` when nothing was heard of it for 15 s and it has not taken its leave. How long one is behind
-    needs Postgres.
+    A worker is `gone` when nothing was heard of it for 15 s and it has not taken its leave, and `unknown` when it
+    cannot be read what it says of itself. How long one is behind needs Postgres.
     """
     from configbus.link import Link
 
@@ -88,7 +91,7 @@ def _found(settings: Settings, link: Link) -> list[dict[str, Any]]:
     facts = [_facts(worker, clock, newest) for worker in found]
     if "revision" in postgres:
         lagging = {one["revision"] for one in facts if one["behind"]}
-        ages = standing.ages_of(settings, {revision + 1 for revision in lagging})
+        ages = standing.ages_of(settings, [revision + 1 for revision in sorted(lagging)[:AGES]])
         for one in facts:
             if one["behind"]:
                 one["behind_seconds"] = ages.get(one["revision"] + 1)
@@ -98,9 +101,10 @@ def _found(settings: Settings, link: Link) -> list[dict[str, Any]]:
 def _facts(worker: Worker, clock: int, newest: dict[str, Any]) -> dict[str, Any]:
     """All that is known of a worker; times in seconds before now."""
     heard = (clock - worker.heard_at) / 1_000_000
-    facts: dict[str, Any] = {"worker": worker.name, "state": "gone", "epoch": None, "revision": None}
+    state = "unknown" if worker.fault else "gone"
+    facts: dict[str, Any] = {"worker": worker.name, "state": state, "epoch": None, "revision": None}
     facts |= {"behind": None, "behind_seconds": None, "applied": None, "heard": heard, "held": {}}
-    facts |= {"why": f"not heard of for {heard:.0f} s", "follows": worker.follows}
+    facts |= {"why": worker.silence(clock), "follows": worker.follows}
     facts |= {"host": worker.host, "pid": worker.pid, "version": worker.version}
     if (presence := worker.presence) is None:
         return facts
@@ -116,8 +120,8 @@ def _facts(worker: Worker, clock: int, newest: dict[str, Any]) -> dict[str, Any]
     elif "epoch" in newest:
         why.append(f"it follows epoch {epoch}, and the newest is {newest['epoch']}")
     facts |= {"state": str(presence.state), "epoch": epoch, "revision": revision, "behind": behind}
-    facts |= {"applied": (clock - presence.applied_at) / 1_000_000, "held": dict(presence.held)}
-    return facts | {"why": "; ".join(why)}
+    facts |= {"applied": max(clock - presence.applied_at, 0) / 1_000_000, "held": dict(presence.held)}
+    return facts | {"why": "; ".join(why)[:WHY_LENGTH]}
 
 
 def field_and_reason(field: str, reason: str) -> str:

@@ -20,6 +20,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PREFIX = "configbus:{production}:"
+HELD = '{{"risk": {{"revision": {0}, "field": "x", "reason": "y", "last_good": {1}}}}}'
+MANY = "".join(f'"risk/{number}": {{}}, ' for number in range(100_000))
+UNREADABLE = {
+    "held of a revision that is no number": {"held": HELD.format("Infinity", 1)},
+    "held of a revision of 5000 digits": {"held": HELD.format("9" * 5000, 1)},
+    "held at a nested revision": {"held": HELD.format(1, "[" * 700 + "]" * 700)},
+    "held that is nested deeper than can be read": {"held": "[" * 100_000},
+    "held blocks without end": {"held": f'{{{MANY}"risk": {{}}}}'},
+    "an instant of 4000 digits": {"applied_at": "9" * 4000},
+    "a revision of 4300 digits": {"revision": "-" + "9" * 4300},
+    "an epoch with a sign": {"epoch": "+1"},
+    "a state of its own": {"state": "x" * 5000},
+    "follows that is no list": {"follows": "{}"},
+}
 
 
 @pytest.fixture
@@ -40,6 +54,28 @@ def shell(servers: dict[str, Any], tmp_path: Path) -> Iterator[Shell]:
         until(lambda: client.zcard(f"{PREFIX}workers") == 2)
         urls = {f"CONFIGBUS_{name.upper()}": servers[name] for name in ("database_url", "redis_url")}
         yield QuickShell(tmp_path, **urls)
+
+
+@pytest.fixture
+def stranger(shell: Shell, servers: dict[str, Any]) -> Iterator[Any]:
+    """Somebody with the rights of a worker, and no more."""
+    with redis.Redis.from_url(servers["redis_url"], decode_responses=True) as admin:
+        admin.execute_command(*shell("acl", "worker", "--user", "stranger").stdout.split(), ">secret")
+        address = servers["redis_url"].rpartition("@")[2]
+        with redis.Redis.from_url(f"redis://stranger:secret@{address}", decode_responses=True) as client:
+            yield client
+        admin.acl_deluser("stranger")
+
+
+def told_of(shell: Shell, worker: str) -> dict[str, Any] | None:
+    """What `workers` tells of one, while it tells of the other two, and briefly."""
+    done, table = shell("workers", "--json"), shell("workers")
+    assert (done.returncode, table.returncode) == (0, 0), done.stderr + table.stderr
+    assert len(done.stdout) + len(table.stdout) < 10_000
+    found = {one["worker"]: one for one in map(json.loads, done.stdout.splitlines())}
+    assert (found["alpha"]["state"], found["beta"]["state"]) == ("live", "live")
+    assert found.keys() <= {"alpha", "beta", worker}
+    return found.get(worker)
 
 
 def sql(shell: Shell, statement: str) -> None:
@@ -85,7 +121,7 @@ def test_a_worker_that_refuses_or_lags_is_named_with_exit_status_9(shell: Shell,
     assert held.returncode == 0, held.stdout
 
     with redis.Redis.from_url(servers["redis_url"]) as client:
-        client.zadd(f"{PREFIX}workers", {"hung": 10**18})
+        client.zadd(f"{PREFIX}workers", {"hung": client.time()[0] * 1_000_000})
         client.hset(f"{PREFIX}worker:hung", mapping=client.hgetall(f"{PREFIX}worker:alpha"))
     lags = shell("set", "risk.max_order_attempts=4", "--wait", "0.2")
     assert lags.returncode == 9
@@ -109,7 +145,7 @@ def test_workers_are_shown_with_what_is_wrong(shell: Shell, servers: dict[str, A
     until(lambda: shell("workers").stdout.count(" 2 ") >= 2)
     with redis.Redis.from_url(servers["redis_url"]) as client:
         client.zadd(f"{PREFIX}workers", {"gone": (client.time()[0] - 60) * 1_000_000, "long gone": 1})
-        client.zadd(f"{PREFIX}workers", {"hung": 10**18})
+        client.zadd(f"{PREFIX}workers", {"hung": client.time()[0] * 1_000_000})
         facts = client.hgetall(f"{PREFIX}worker:alpha") | {b"revision": b"1", b"state": b"stale", b"held": b"{}"}
         client.hset(f"{PREFIX}worker:hung", mapping=facts)
     by_name = {one["worker"]: one for one in map(json.loads, shell("workers", "--json").stdout.splitlines())}
@@ -120,6 +156,8 @@ def test_workers_are_shown_with_what_is_wrong(shell: Shell, servers: dict[str, A
     assert by_name["gone"]["why"].startswith("not heard of for 6")
     until(lambda: "long gone" not in shell("workers").stdout, 8.0)
     assert "not heard of for 6" in shell("workers").stdout
+    with redis.Redis.from_url(servers["redis_url"]) as client:
+        client.zadd(f"{PREFIX}workers", {"hung": client.time()[0] * 1_000_000})
     assert by_name["hung"]["behind"] == 1
     assert 0 < by_name["hung"]["behind_seconds"] < 60
     assert by_name["hung"]["why"] == "it cannot vouch for its copy: is a relay running?"
@@ -143,3 +181,64 @@ def test_where_redis_is_down_the_release_stands_and_nobody_can_tell(shell: Shell
     assert (done.returncode, done.stdout) == (9, "2\n")
     assert "revision 2 is live and goes to the workers; who has it cannot be told: Redis" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("said", UNREADABLE.values(), ids=UNREADABLE.keys())
+def test_what_no_worker_says_of_itself_is_told_of_that_one_alone(
+    shell: Shell, stranger: Any, said: dict[str, str]
+) -> None:
+    stranger.zadd(f"{PREFIX}workers", {"ghost": stranger.time()[0] * 1_000_000})
+    with redis.Redis.from_url(shell.environ["CONFIGBUS_REDIS_URL"], decode_responses=True) as client:
+        stranger.hset(f"{PREFIX}worker:ghost", mapping=client.hgetall(f"{PREFIX}worker:alpha") | said)
+    ghost = told_of(shell, "ghost")
+    assert ghost is not None
+    assert ghost["state"] == "unknown"
+    assert ghost["why"].startswith("what it says of itself cannot be read: ")
+    examined = shell("doctor", "--json")
+    assert examined.returncode == 0, examined.stderr
+    assert "ghost: what it says of itself cannot be read" in examined.stdout
+    done = shell("set", "risk.max_order_attempts=4", "--wait", "0.2")
+    assert done.returncode == 9, done.stderr
+    assert "applied by 1 of 2 workers" in done.stdout
+    assert len(done.stdout) < 1000
+
+
+@pytest.mark.parametrize("score", ["inf", "-inf", 9e17, 1e300, 1e15 + 1, 5])
+def test_a_name_of_another_time_is_no_worker_that_is_waited_for(shell: Shell, stranger: Any, score: Any) -> None:
+    stranger.zadd(f"{PREFIX}workers", {"ghost": score})
+    ghost = told_of(shell, "ghost")
+    assert ghost is None or (ghost["state"], ghost["held"]) == ("gone", {})
+    if score == 9e17:  # the one that is ahead of us, and a number
+        assert ghost is not None
+        assert ghost["why"].endswith(" s ahead of Redis' clock")
+    examined = shell("doctor", "--json")
+    assert examined.returncode == 0, examined.stderr
+    done = shell("set", "risk.max_order_attempts=4", "--wait", "5")
+    assert (done.returncode, done.stdout.count("applied by 1 of 1 workers")) == (0, 1), done.stderr
+
+
+def test_where_a_stranger_took_the_place_of_the_names_it_is_told_what_to_delete(shell: Shell, stranger: Any) -> None:
+    with redis.Redis.from_url(shell.environ["CONFIGBUS_REDIS_URL"]) as admin:
+        stranger.delete(f"{PREFIX}workers")
+        stranger.hset(f"{PREFIX}workers", "a", "b")
+        remedy = f"DEL {PREFIX}workers, and the workers write it again"
+        seen = shell("workers")
+        assert (seen.returncode, seen.stdout) == (6, "")
+        assert "no worker can be seen" in seen.stderr
+        assert remedy in seen.stderr
+        done = shell("set", "risk.max_order_attempts=4", "--wait", "1")
+        assert (done.returncode, done.stdout) == (9, "2\n")
+        assert "configbus: revision 2 is live and goes to the workers; who has it cannot be told" in done.stderr
+        assert remedy in done.stderr
+        assert remedy in shell("doctor", "--json").stdout
+        admin.delete(f"{PREFIX}workers")
+    until(lambda: "alpha" in shell("workers").stdout, 8.0)
+
+
+def test_doctor_names_a_hundred_of_very_many_workers(shell: Shell, stranger: Any) -> None:
+    heard = (stranger.time()[0] - 60) * 1_000_000
+    stranger.zadd(f"{PREFIX}workers", {f"gone {number}": heard for number in range(150)})
+    findings = [json.loads(line) for line in shell("doctor", "--json").stdout.splitlines()]
+    found = [finding["found"] for finding in findings if finding["about"] == "worker"]
+    assert len(found) == 101
+    assert found[-1] == "so it is with 50 more"

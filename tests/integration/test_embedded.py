@@ -233,6 +233,17 @@ def test_variables_of_libpq_are_for_other_servers(tmp_path: Path, monkeypatch: p
             assert connection.execute("SHOW client_encoding").fetchone() == ("UTF8",)
 
 
+def test_a_server_is_not_told_what_configbus_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONFIGBUS_SIGNING_KEYS", "a:secret")
+    monkeypatch.setenv("TZ", "UTC")
+    with EmbeddedPostgres(tmp_path, durable=False) as server, psycopg.connect(server.url) as connection:
+        connection.execute("CREATE TABLE seen (line text)")
+        connection.execute("COPY seen FROM PROGRAM 'env'")
+        lines = [line for (line,) in connection.execute("SELECT line FROM seen")]
+    assert "TZ=UTC" in lines
+    assert not [line for line in lines if line.startswith("CONFIGBUS_")]
+
+
 def test_a_server_that_refuses_us_is_given_up_with_what_it_said_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -151,9 +151,47 @@ def test_a_worker_that_lags_is_missing_and_one_of_a_later_revision_has_it(
         assert (one.outcome, one.reason) == (Outcome.MISSING, "it says live")
         client.hset(f"{PREFIX}worker:alpha", "held", "junk")
         (one,) = author.receipt(ahead, 0).workers
+        assert one.outcome is Outcome.MISSING
+        assert one.reason.startswith("what it says of itself cannot be read: ")
+        client.delete(f"{PREFIX}worker:alpha")
+        (one,) = author.receipt(ahead, 0).workers
         assert (one.outcome, one.reason) == (Outcome.MISSING, "it says nothing of itself any more")
         with pytest.raises(UnknownRevision):
             author.receipt(Release(9, release.epoch, ("risk",)), 0)
+
+
+@pytest.mark.parametrize("score", [9e17, None])
+def test_of_very_many_names_those_count_that_were_heard_of_last(
+    published: Settings, author: Author, worker: dict[str, Any], client: Any, score: float | None
+) -> None:
+    with running_relay(published), ConfigBus.connect(**worker, worker="alpha", require="live"):
+        release = author.set({"risk.max_order_attempts": 4})
+        assert author.receipt(release).is_applied
+        earlier = (client.time()[0] - 2) * 1_000_000 if score is None else score
+        client.zadd(f"{PREFIX}workers", {f"ghost {number}": earlier for number in range(12_000)})
+        receipt = author.receipt(release, 0)
+        (alpha,) = receipt.of(Outcome.APPLIED)
+        assert alpha.worker == "alpha"
+        assert len(receipt.workers) == (10_000 if score is None else 1)
+
+
+def test_what_a_worker_says_of_itself_is_cut_to_what_can_be_shown(
+    published: Settings, author: Author, worker: dict[str, Any], client: Any
+) -> None:
+    with running_relay(published), ConfigBus.connect(**worker, worker="alpha", require="live"):
+        release = author.set({"risk.max_order_attempts": 4})
+        assert author.receipt(release).is_applied
+        facts = said(client, "alpha") | {"applied_at": "9" * 18}
+        held = {"risk": {"revision": 9, "field": "x" * 5000, "reason": "y" * 5000, "last_good": None}}
+        now = client.time()[0] * 1_000_000
+        client.zadd(f"{PREFIX}workers", {"a" * 5000: now, "later": now})
+        client.hset(f"{PREFIX}worker:{'a' * 5000}", mapping=facts | {"held": json.dumps(held)})
+        client.hset(f"{PREFIX}worker:later", mapping=facts)
+        receipt = author.receipt(release, 0)
+        (one,) = receipt.of(Outcome.HELD)
+        assert (len(one.worker), len(one.field), len(one.reason)) == (200, 200, 300)
+        assert all(one.latency < 60 for one in receipt.of(Outcome.APPLIED) if one.latency is not None)
+        assert "later" in {one.worker for one in receipt.of(Outcome.APPLIED)}
 
 
 def test_without_redis_there_is_no_receipt(settings: Settings) -> None:
