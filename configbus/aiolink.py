@@ -65,6 +65,8 @@ class AsyncLink:
     async def close(self) -> None:
         """Drop the connection; the next use opens a new one."""
         self._open = False
+        if (writer := self._connection._writer) is not None:  # noqa: SLF001  # TLS would go on to say farewell
+            writer.transport.abort()
         await self._connection.disconnect(nowait=True)
 
     async def _guarded(self, action: Awaitable[Any], seconds: float | None) -> Any:

@@ -19,7 +19,7 @@ from configbus.log import log
 from configbus.names import split_block, split_path
 from configbus.publisher import Publisher
 from configbus.reader import Reader
-from configbus.receipt import await_receipt, clock_of
+from configbus.receipt import await_receipt
 from configbus.rollback import roll_back
 from configbus.store import versions
 from configbus.store.connect import answered, retried, sql, translated
@@ -217,12 +217,8 @@ class Author(Reader):
         """
         if (publisher := self._publisher) is None:
             raise SettingsError("CONFIGBUS_REDIS_URL is not set: workers say there what they have")
-
-        def committed_at() -> int:
-            age = self._read(lambda connection: age_of_release(connection, self._place, release.revision))
-            return clock_of(publisher.link) - round(age * 1_000_000)
-
-        return await_receipt(publisher.link, publisher.keys, release, committed_at, timeout)
+        age = self._read(lambda connection: age_of_release(connection, self._place, release.revision))
+        return await_receipt(publisher.link, publisher.keys, release, age, timeout)
 
     def close(self) -> None:
         super().close()

@@ -7,6 +7,7 @@ new connection is an event that the protocol must know of, so the connection obj
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode
 
@@ -53,7 +54,7 @@ def options(seconds: float | None, worker: str) -> dict[str, Any]:
         "health_check_interval": 0,
         "socket_timeout": seconds,
         "socket_connect_timeout": ANSWER_SECONDS if seconds is None else seconds,
-        "client_name": "-".join(("configbus", *worker.split())),
+        "client_name": re.sub(r"[^!-~]+", "-", f"configbus {worker}".strip()),
     }
 
 

@@ -12,7 +12,7 @@ from configbus.link import hashes
 from configbus.presence import NAME_LENGTH, Worker, is_there, listing_commands, read_names, read_worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from configbus.link import Link
     from configbus.wire import Keys, Release
@@ -36,8 +36,8 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class WorkerReceipt:
-    """One worker's part of a receipt. `latency` is in seconds, from the commit until it adopted the release, or a later
-    one that it went on to: `revision` is where it stands.
+    """One worker's part of a receipt. `latency` is in seconds, from the instant of the release, which lies before its
+    commit, until the worker adopted it or a later one that it went on to: `revision` is where it stands.
     """
 
     worker: str
@@ -58,8 +58,9 @@ class Receipt:
 
     @property
     def is_applied(self) -> bool:
-        """Whether every worker that follows one of its blocks has them in force."""
-        return all(one.outcome in (Outcome.APPLIED, Outcome.NOT_FOLLOWED) for one in self.workers)
+        """Whether every worker that follows one of its blocks has them in force; not where no worker was heard of."""
+        outcomes = {one.outcome for one in self.workers}
+        return bool(outcomes) and outcomes <= {Outcome.APPLIED, Outcome.NOT_FOLLOWED}
 
     def of(self, outcome: Outcome) -> list[WorkerReceipt]:
         """The workers with which that came of it."""
@@ -91,24 +92,31 @@ def find_workers(link: Link, keys: Keys) -> tuple[int, list[Worker]]:
     return clock, sorted(workers, key=lambda worker: worker.name)
 
 
-def await_receipt(link: Link, keys: Keys, release: Release, committed_at: Callable[[], int], timeout: float) -> Receipt:
+def await_receipt(link: Link, keys: Keys, release: Release, age: float, timeout: float) -> Receipt:
     """What became of a release once no worker is on its way any more, or when the time is over; timeout in seconds.
 
-    `committed_at` gives the instant of its commit by Redis' clock. Raises Unavailable.
+    `age` is for how long it has been there, in seconds. Raises Unavailable where Redis answers at no time.
     """
-    until = time.monotonic() + timeout
+    began = time.monotonic()
     while True:
         started = time.monotonic()
-        clock, workers = find_workers(link, keys)
+        try:
+            clock, workers = find_workers(link, keys)
+        except Unavailable:
+            if started + PAUSE_SECONDS >= began + timeout:
+                raise
+            time.sleep(PAUSE_SECONDS)
+            continue
         there = [worker for worker in workers if is_there(worker.heard_at, clock)]
         missing = any(_outcome(worker, release) is Outcome.MISSING for worker in there)
         now = time.monotonic()
-        if not missing or now >= until:
-            return Receipt(release, tuple(_receipts(there, release, committed_at(), clock)))
-        time.sleep(min(max(PAUSE_SECONDS, (now - started) / PAUSE_SHARE), until - now))
+        if not missing or now >= began + timeout:
+            released_at = clock - round((age + started - began) * 1_000_000)
+            return Receipt(release, tuple(_receipts(there, release, released_at, clock)))
+        time.sleep(min(max(PAUSE_SECONDS, (now - started) / PAUSE_SHARE), began + timeout - now))
 
 
-def _receipts(workers: Iterable[Worker], release: Release, committed_at: int, clock: int) -> Iterable[WorkerReceipt]:
+def _receipts(workers: Iterable[Worker], release: Release, released_at: int, clock: int) -> Iterable[WorkerReceipt]:
     for worker in workers:
         outcome, presence = _outcome(worker, release), worker.presence
         if presence is None:
@@ -117,7 +125,7 @@ def _receipts(workers: Iterable[Worker], release: Release, committed_at: int, cl
         revision = presence.position.revision
         match outcome:
             case Outcome.APPLIED:
-                latency = max(min(presence.applied_at, clock) - committed_at, 0) / 1_000_000
+                latency = max(min(presence.applied_at, clock) - released_at, 0) / 1_000_000
                 yield WorkerReceipt(worker.name, outcome, revision, latency)
             case Outcome.HELD:
                 block = _held(worker, release)[0]
@@ -138,6 +146,10 @@ def _outcome(worker: Worker, release: Release) -> Outcome:
 
 
 def _held(worker: Worker, release: Release) -> list[str]:
-    """The blocks of a release that a worker holds back."""
-    held = worker.presence.held if worker.presence is not None else {}
-    return [name for name in release.blocks if name in held and held[name].revision >= release.revision]
+    """The blocks of a release that a worker holds back, and did not have in force before it held a later one back."""
+    found = []
+    for name in release.blocks:
+        held = worker.presence.held.get(name) if worker.presence is not None else None
+        if held is not None and held.revision >= release.revision > (held.last_good or 0):
+            found.append(name)
+    return found

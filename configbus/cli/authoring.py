@@ -19,7 +19,7 @@ from configbus.cli.options import (
     settings_of,
 )
 from configbus.cli.output import show_row
-from configbus.cli.receipts import finish
+from configbus.cli.receipts import check_wait, finish
 from configbus.errors import InvalidValue, Problem
 from configbus.names import split_path
 
@@ -49,6 +49,7 @@ def set_(
     from configbus.catalogue import load_catalogue
 
     settings = settings_of(database_url=database_url, redis_url=redis_url, environment=environment, actor=by)
+    check_wait(settings, wait)
     changes = _read_assignments(assignments, load_catalogue(settings.domains))
     with Author(settings) as author:
         finish(author, author.set(changes, reason=reason, idempotency_key=key), wait, as_json=as_json)
@@ -127,6 +128,7 @@ def activate(
     from configbus.author import Author
 
     settings = settings_of(database_url=database_url, redis_url=redis_url, environment=environment, actor=by)
+    check_wait(settings, wait)
     with Author(settings) as author:
         release = author.activate(row_id, expect=expect, reason=reason, idempotency_key=key)
         finish(author, release, wait, as_json=as_json)
@@ -147,6 +149,7 @@ def retire(
     from configbus.author import Author
 
     settings = settings_of(database_url=database_url, redis_url=redis_url, environment=environment, actor=by)
+    check_wait(settings, wait)
     with Author(settings) as author:
         finish(author, author.retire(block, reason=reason, idempotency_key=key), wait, as_json=as_json)
 
@@ -172,6 +175,7 @@ def rollback(
     if key is not None and is_relative(to):
         raise typer.BadParameter(f"{to!r} is another instant each time; with a key give a revision or ISO 8601")
     settings = settings_of(database_url=database_url, redis_url=redis_url, environment=environment, actor=by)
+    check_wait(settings, wait)
     with Author(settings) as author:
         moment = read_moment(to, author.now)
         release = author.rollback(blocks or (), to=moment, all=everything, reason=reason, idempotency_key=key)

@@ -9,16 +9,23 @@ import typer
 
 from configbus.cli import NOT_EVERYWHERE, printable
 from configbus.cli.output import plain, show_json, show_table
-from configbus.errors import Unavailable
+from configbus.errors import ConfigBusError
 
 if TYPE_CHECKING:
     from configbus.author import Author
     from configbus.receipt import Receipt
+    from configbus.settings import Settings
     from configbus.wire import Release
 
 
+def check_wait(settings: Settings, wait: float | None) -> None:
+    """Raises SettingsError where nobody could be asked, before anything is done."""
+    if wait is not None:
+        settings.require("redis_url")
+
+
 def finish(author: Author, release: Release, wait: float | None, *, as_json: bool) -> None:
-    """Show a release, and wait for its workers where that is asked for. Exit status 9 if one of them has it not."""
+    """Show a release, and wait for its workers where that is asked for. Exit status 9 unless they all have it."""
     if not as_json:
         typer.echo(release.revision)
         if not release.blocks:
@@ -30,7 +37,7 @@ def finish(author: Author, release: Release, wait: float | None, *, as_json: boo
     receipt, fault = None, ""
     try:
         receipt = author.receipt(release, wait)
-    except Unavailable as error:
+    except ConfigBusError as error:
         fault = f"revision {release.revision} is live and goes to the workers; who has it cannot be told: {error}"
     if as_json:
         workers = None if receipt is None else receipt.workers
@@ -48,7 +55,7 @@ def _show(receipt: Receipt) -> None:
 
     applied, unconcerned = receipt.of(Outcome.APPLIED), receipt.of(Outcome.NOT_FOLLOWED)
     if not receipt.workers:
-        typer.echo("no worker is there")
+        typer.echo("no worker was heard of: does CONFIGBUS_REDIS_URL point to theirs?")
         return
     taken = sorted(one.latency or 0.0 for one in applied)
     speed = f", median {median(taken) * 1000:.0f} ms, slowest {taken[-1] * 1000:.0f} ms" if taken else ""

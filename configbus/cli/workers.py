@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from configbus.cli import standing
+from configbus.cli import printable, standing
 from configbus.cli.options import DatabaseUrl, Environment, Json, RedisUrl, settings_of
 from configbus.cli.output import show_json, show_table
 from configbus.cli.running import until_stopped
+from configbus.errors import ConfigBusError
 
 if TYPE_CHECKING:
     from configbus.link import Link
@@ -46,7 +47,10 @@ def workers(
             with until_stopped() as stop:
                 while not stop.wait(PAUSE_SECONDS):
                     _part(as_json=as_json)
-                    _show(_found(settings, link), as_json=as_json)
+                    try:
+                        _show(_found(settings, link), as_json=as_json)
+                    except ConfigBusError as error:
+                        typer.echo(f"configbus: {printable(str(error))}", err=True)
     finally:
         link.close()
 

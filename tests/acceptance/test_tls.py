@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import socket
-import threading
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 from acceptance.installed import NO_SERVERS, Authority, TlsPostgres, TlsRedis
@@ -24,10 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from buses import Driven
 
 pytestmark = NO_SERVERS
-FAREWELL_SECONDS = 0.2
 
 
 @pytest.fixture
@@ -51,21 +47,12 @@ def tls_postgres(tmp_path: Path, authority: Authority) -> Iterator[TlsPostgres]:
         yield server
 
 
-@contextmanager
-def tls_bus(driver: str, **options: Any) -> Iterator[Driven]:
-    """A connected bus whose loop goes on for a moment after it: TLS has a farewell, which nobody waits for."""
-    with connected_bus(driver, **options) as driven:
-        yield driven
-        driven.close()
-        threading.Event().wait(FAREWELL_SECONDS)
-
-
 @pytest.mark.parametrize("driver", ["thread", "asyncio"])
 def test_everything_goes_over_tls(driver: str, tls_redis: TlsRedis, tls_postgres: TlsPostgres) -> None:
     servers = {"redis_url": tls_redis.tls_url(), "database_url": tls_postgres.url}
     settings = load_settings({}, **servers, environment="production")
     options = {"redis_url": tls_redis.tls_url(), "environment": "production", "require": "live"}
-    with running_relay(settings), tls_bus(driver, **options) as driven, Author(settings) as author:
+    with running_relay(settings), connected_bus(driver, **options) as driven, Author(settings) as author:
         release = author.set({"risk.max_order_attempts": 4})
         driven.wait_for(release)
         assert driven.reads.get("risk.max_order_attempts") == 4
@@ -80,14 +67,14 @@ def test_a_certificate_of_another_host_is_refused_by_workers_and_authors(
     elsewhere = tls_redis.tls_url().replace("@127.0.0.1:", "@localhost:")
     options = {"environment": "production", "require": "live", "start_timeout": 2.0}
     with running_relay(load_settings({}, redis_url=tls_redis.tls_url(), **servers)):
-        with pytest.raises(NotReady), tls_bus(driver, redis_url=elsewhere, **options):
+        with pytest.raises(NotReady), connected_bus(driver, redis_url=elsewhere, **options):
             pass
         with Author(load_settings({}, redis_url=elsewhere, **servers)) as author:
             release = author.set({"risk.max_order_attempts": 4})
             with pytest.raises(Unavailable, match="Hostname mismatch"):
                 author.receipt(release, 0)
         for option in ("ssl_check_hostname=false", "ssl_cert_reqs=none"):
-            with tls_bus(driver, redis_url=f"{elsewhere}&{option}", **options) as driven:
+            with connected_bus(driver, redis_url=f"{elsewhere}&{option}", **options) as driven:
                 driven.wait_for(release)
 
 

@@ -103,6 +103,19 @@ def test_set_waits_for_those_who_follow_it(shell: Shell) -> None:
     assert (nothing.returncode, nothing.stdout) == (0, "3\n")
 
 
+def test_who_cannot_be_waited_for_is_told_and_never_taken_for_everybody(shell: Shell, servers: dict[str, Any]) -> None:
+    done = shell("set", "risk.max_order_attempts=4", "--wait", "1", CONFIGBUS_REDIS_URL="")
+    assert (done.returncode, "CONFIGBUS_REDIS_URL is not set" in done.stderr) == (2, True)
+    assert shell("get", "risk.max_order_attempts").stdout == "3\n", "it was refused before anything was done"
+    elsewhere = f"{servers['redis_url'].rpartition('/')[0]}/5"
+    done = shell("set", "risk.max_order_attempts=4", "--wait", "1", CONFIGBUS_REDIS_URL=elsewhere)
+    assert done.returncode == 9
+    assert done.stdout.splitlines() == ["2", "no worker was heard of: does CONFIGBUS_REDIS_URL point to theirs?"]
+    done = shell("set", "risk.max_order_attempts=5", "--wait", "1", "--json", CONFIGBUS_REDIS_URL=elsewhere)
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["applied"], told["workers"]) == (9, False, [])
+
+
 def test_activate_retire_and_rollback_wait_too(shell: Shell) -> None:
     draft = json.loads(shell("draft", "risk", "max_order_attempts=6", "--json").stdout)["id"]
     for command in (["activate", draft], ["rollback", "risk", "--to", "1"]):

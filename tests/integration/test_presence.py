@@ -77,6 +77,25 @@ def test_it_says_again_and_again_and_when_it_is_stale(driver: str, published: Se
         until(lambda: said(client, "alpha").get("state") == "stale", 6.0)
 
 
+@DRIVERS
+def test_after_redis_was_emptied_it_says_so_at_once(
+    driver: str, published: Settings, worker: dict[str, Any], client: Any
+) -> None:
+    with running_relay(published), connected_bus(driver, **worker, worker="alpha", require="live"):
+        for _ in range(3):
+            until(lambda: said(client, "alpha").get("state") == "live")
+            client.flushall()
+            until(lambda: said(client, "alpha"), 2.0)
+
+
+@DRIVERS
+@pytest.mark.parametrize("name", ["wörk", "a\x1bb", "two words"])
+def test_any_name_is_one_to_work_under(driver: str, name: str, published: Settings, client: Any) -> None:
+    options = {"redis_url": published.redis_url, "environment": "production", "worker": name}
+    with running_relay(published), connected_bus(driver, **options, require="live"):
+        until(lambda: client.zrange(f"{PREFIX}workers", 0, -1) == [name])
+
+
 @pytest.mark.usefixtures("relay")
 def test_one_that_is_not_listed_says_nothing(worker: dict[str, Any], client: Any) -> None:
     with ConfigBus.connect(**worker, worker="silent", listed=False, require="live") as bus:
@@ -132,6 +151,8 @@ def test_a_receipt_tells_of_every_worker(published: Settings, author: Author, wo
         (held,) = receipt.of(Outcome.HELD)
         assert (held.worker, held.block, held.field) == ("all", "trading", "drawdown_reduction_tiers.0")
         assert held.reason
+        earlier = author.receipt(Release(1, receipt.release.epoch, ("trading",)), 0)
+        assert earlier.of(Outcome.HELD) == [], "it had that one in force"
 
 
 def author_epoch(author: Author) -> int:
