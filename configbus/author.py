@@ -327,7 +327,7 @@ class Author(Reader):
                 with connection.begin() as transaction:
                     versions.begin_authoring(connection, self._settings.actor, None, publishes=False)
                     made = write(connection)
-                    with answered():
+                    with answered(connection):
                         transaction.commit()
                 return made
 
@@ -365,7 +365,7 @@ class Author(Reader):
             release = Release(head.revision, head.epoch, names)
             if key is not None:
                 conclude_call(connection, self._place, key, release)
-            with answered():
+            with answered(connection):
                 transaction.commit()
         return published, release
 

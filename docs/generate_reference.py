@@ -20,7 +20,7 @@ import configbus
 from configbus import errors
 from configbus.author import Author
 from configbus.catalogue import load_catalogue
-from configbus.cli import DIFFERENT, EXIT_STATUS
+from configbus.cli import DIFFERENT, EXIT_STATUS, NOT_EVERYWHERE
 from configbus.cli.app import app
 from configbus.fields import Column, nested_models
 from configbus.reader import Reader
@@ -59,7 +59,8 @@ def _commands() -> Iterator[str]:
             yield _list(own)
         if also := [f"`{option[0].split()[-2 if '<' in option[0] else -1]}`" for option in options if option in shared]:
             yield f"Also {', '.join(also)}."
-    meanings = {0: ["done"], 1: ["any other error"], 2: ["wrong usage"], DIFFERENT: ["differences found"]}
+    meanings = {0: ["done"], 1: ["any other error, or what `health` or `doctor` found"], 2: ["wrong usage"]}
+    meanings |= {DIFFERENT: ["differences found"], NOT_EVERYWHERE: ["released, and not known to be applied everywhere"]}
     for kind, status in EXIT_STATUS.items():
         meanings.setdefault(status, []).append(f"`{kind.__name__}`")
     rows = [(status, ", ".join(told)) for status, told in sorted(meanings.items())]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from contextlib import contextmanager
+import os
+import socket
+import threading
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -54,6 +57,7 @@ SHORT = Limits.of(3.0)
 """For what is asked again soon."""
 LONG = Limits(connect=3.0, lock=3.0, statement=600.0)
 """For what somebody asks for: much may have to be read or written."""
+COMMIT_SECONDS = 10.0
 HURRY = """
     SELECT set_config('lock_timeout', floor(greatest(500, 3000 - 1000 * extract(
         epoch FROM clock_timestamp() - transaction_timestamp())))::text, true)"""
@@ -153,8 +157,13 @@ def translated() -> Iterator[None]:
 
 
 @contextmanager
-def answered() -> Iterator[None]:
-    """Around a commit: where the connection ends before its answer comes, nobody knows whether it was done."""
+def answered(connection: Connection) -> Iterator[None]:
+    """Around a commit: where its answer does not come, nobody knows whether it was done. No limit of the server holds
+    for a commit, which may wait for a standby for ever.
+    """
+    limit = threading.Timer(COMMIT_SECONDS, _hang_up, [connection.connection.dbapi_connection])
+    limit.daemon = True
+    limit.start()
     try:
         yield
     except exc.DBAPIError as error:
@@ -165,6 +174,14 @@ def answered() -> Iterator[None]:
             f"{_first_line(error.orig)}: whether the change was made is not known. Look, or give the same call with the"
             " same idempotency key again",
         ) from error
+    finally:
+        limit.cancel()
+
+
+def _hang_up(connection: Any) -> None:
+    """End a connection below somebody who waits for it."""
+    with suppress(psycopg.Error, OSError), socket.socket(fileno=os.dup(connection.fileno())) as its_own:
+        its_own.shutdown(socket.SHUT_RDWR)
 
 
 def retried(commit: Callable[[], T]) -> T:

@@ -49,7 +49,9 @@ class Proxy:
         self._thread = threading.Thread(target=self._loop.run_forever)
         self.manner: Manner = "pass"
         self.lost: bytes | None = None
-        """What a client says in which the answer to it, and its connection, are lost."""
+        """Of what a client says, that to which the answer is lost, and the connection with it."""
+        self.loses_silently = False
+        """Whether the client is not told that its connection is lost."""
         self.port = 0
 
     @property
@@ -103,6 +105,8 @@ class Proxy:
         with contextlib.suppress(OSError):
             while data := await reader.read(CHUNK):
                 if path.deaf:
+                    if self.loses_silently:
+                        await asyncio.get_running_loop().create_future()
                     return
                 path.deaf = asked and self.lost is not None and self.lost in data
                 if self.manner == "cut" and self._random.random() < CUT_CHANCE:

@@ -87,11 +87,12 @@ def test_b10_a_locked_table_is_a_clear_error_soon_and_nothing_half_done(table: s
 
 
 @pytest.mark.long
-def test_b11_a_commit_whose_answer_is_lost_is_one_version_and_its_key_tells_which(cluster: Cluster) -> None:
+@pytest.mark.parametrize("how", ["with the connection", "silently"])
+def test_b11_a_commit_whose_answer_is_lost_is_one_version_and_its_key_tells_which(how: str, cluster: Cluster) -> None:
     call: dict[str, Any] = {"changes": {"risk.max_order_attempts": 9}, "idempotency_key": "ticket-7"}
     with cluster.load(200) as load, Proxy(cluster.database_url) as proxy:
         load.reached(80)
-        proxy.lost = b"COMMIT"
+        proxy.lost, proxy.loses_silently = b"COMMIT", how == "silently"
         with (
             Author.connect(**cluster.settings | {"database_url": proxy.url}, actor="ana") as author,
             pytest.raises(Unavailable, match=r"whether the change was made is not known.*idempotency key"),
@@ -109,4 +110,4 @@ def test_b11_a_commit_whose_answer_is_lost_is_one_version_and_its_key_tells_whic
         assert row == (release.revision,)
         assert newest.changes["max_order_attempts"] == (3, 9)
     times = cluster.finish(limit=1.0)
-    note_times("B11", "answer to COMMIT lost", 1.0, times)
+    note_times("B11", f"answer to COMMIT lost {how}", 1.0, times)
