@@ -22,7 +22,7 @@ from configbus.log import log
 from configbus.publication import Verdict
 from configbus.publisher import Publisher
 from configbus.repair import Repair
-from configbus.store.connect import Place, connect_listener, connected, driver_url, translated
+from configbus.store.connect import Place, connect_listener, connected, driver_url, hung_up_after, translated
 from configbus.store.drift import capture_drift, find_drift, queue_usage
 from configbus.store.releases import check_server, newest_head, raise_epoch
 from configbus.verification import refused_by_models
@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 LOOK_SECONDS = 0.1
 STAMP_SECONDS = 0.5
 PAUSE_SECONDS = 0.2
+HANG_SECONDS = 60.0
+"""After which a session of Postgres that says nothing at all is given up."""
 COMPARE_SECONDS = 0.6
 COMPARE_SHARE = 0.1
 """Of the relay's time that comparing may take: with very many blocks it is done less often."""
@@ -109,13 +111,14 @@ class Relay:
         stamp_at = compare_at = 0.0
         while not self._stop.is_set():
             try:
-                self._look(connection)
-                if time.monotonic() >= stamp_at:
-                    stamp_at = time.monotonic() + STAMP_SECONDS
-                    self._stamp(connection)
-                    self._recovered()
-                if time.monotonic() >= compare_at:
-                    compare_at = self._compare(connection)
+                with hung_up_after(connection, HANG_SECONDS):
+                    self._look(connection)
+                    if time.monotonic() >= stamp_at:
+                        stamp_at = time.monotonic() + STAMP_SECONDS
+                        self._stamp(connection)
+                        self._recovered()
+                    if time.monotonic() >= compare_at:
+                        compare_at = self._compare(connection)
             except Unavailable as error:
                 if error.server != "Redis":
                     raise

@@ -161,11 +161,9 @@ def answered(connection: Connection) -> Iterator[None]:
     """Around a commit: where its answer does not come, nobody knows whether it was done. No limit of the server holds
     for a commit, which may wait for a standby for ever.
     """
-    limit = threading.Timer(COMMIT_SECONDS, _hang_up, [connection.connection.dbapi_connection])
-    limit.daemon = True
-    limit.start()
     try:
-        yield
+        with hung_up_after(connection, COMMIT_SECONDS):
+            yield
     except exc.DBAPIError as error:
         if not error.connection_invalidated:
             raise
@@ -174,6 +172,16 @@ def answered(connection: Connection) -> Iterator[None]:
             f"{_first_line(error.orig)}: whether the change was made is not known. Look, or give the same call with the"
             " same idempotency key again",
         ) from error
+
+
+@contextmanager
+def hung_up_after(connection: Connection, seconds: float) -> Iterator[None]:
+    """Whoever waits in it for Postgres gets an error after that time, also where the server hangs as a whole."""
+    limit = threading.Timer(seconds, _hang_up, [connection.connection.dbapi_connection])
+    limit.daemon = True
+    limit.start()
+    try:
+        yield
     finally:
         limit.cancel()
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -168,3 +170,23 @@ def test_no_stamp_without_a_head(published: Settings, client: Any) -> None:
     client.set(KEYS.head, "text")
     assert stamp(stamp.head, 7) == "no head"
     assert client.get(KEYS.head) == "text"
+
+
+def test_a_session_of_postgres_that_hangs_is_given_up_for_another(
+    published: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("configbus.relay.HANG_SECONDS", 1.0)
+    caplog.set_level("INFO", "configbus")
+    sessions = (
+        "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'configbus'"
+        " AND query !~ '^LISTEN'"
+    )
+    with psycopg.connect(published.require("database_url"), autocommit=True) as operator, running_relay(published):
+        until(lambda: any("relay_started" in record.message for record in caplog.records))
+        ((session,),) = operator.execute(sessions).fetchall()
+        os.kill(session, signal.SIGSTOP)
+        try:
+            until(lambda: any("relay_waits" in record.message for record in caplog.records))
+            until(lambda: any("relay_recovered" in record.message for record in caplog.records))
+        finally:
+            os.kill(session, signal.SIGCONT)
