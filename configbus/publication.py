@@ -19,6 +19,10 @@ UNCOVERED = ("asof", "asof_of", "asof_signature", "chain", "index_signature", "p
 """Fields of a head that its check does not cover."""
 
 
+NO_TEXT = "\ufffd"
+"""What stands for bytes that are no UTF-8: no worker reads a hash that holds such."""
+
+
 class Verdict(Enum):
     """What to do so that Redis stands where Postgres stands."""
 
@@ -109,6 +113,9 @@ def differences(
     """
     covered = {name: found_head[name] for name in found_head if name not in UNCOVERED}
     yield from _between("@head", covered, head.fields())
+    for name in UNCOVERED:
+        if NO_TEXT in (there := found_head.get(name, "")):
+            yield Difference("@head", name, there, None)
     index = {name: str(entry.mark) for name, entry in entries.items()}
     yield from _between("@index", found_index, index)
     for name, found in found_blocks.items():

@@ -22,7 +22,7 @@ from configbus.log import log
 from configbus.publication import Verdict
 from configbus.publisher import Publisher
 from configbus.repair import Repair
-from configbus.store.connect import Place, connect_listener, connected, driver_url, hung_up_after, translated
+from configbus.store.connect import Place, connect_listener, connected, driver_url, translated, watched
 from configbus.store.drift import capture_drift, find_drift, queue_usage
 from configbus.store.releases import check_server, newest_head, raise_epoch
 from configbus.verification import refused_by_models
@@ -109,9 +109,10 @@ class Relay:
         with translated(), connection.begin():
             check_server(connection, self._place, newest_head(connection, self._place))
         stamp_at = compare_at = 0.0
-        while not self._stop.is_set():
-            try:
-                with hung_up_after(connection, HANG_SECONDS):
+        with watched(connection, HANG_SECONDS) as hear:
+            while not self._stop.is_set():
+                hear()
+                try:
                     self._look(connection)
                     if time.monotonic() >= stamp_at:
                         stamp_at = time.monotonic() + STAMP_SECONDS
@@ -119,14 +120,14 @@ class Relay:
                         self._recovered()
                     if time.monotonic() >= compare_at:
                         compare_at = self._compare(connection)
-            except Unavailable as error:
-                if error.server != "Redis":
-                    raise
-                self._say(error)
-                self._published = None
-            with translated():
-                for _ in bell.notifies(timeout=LOOK_SECONDS, stop_after=1):
-                    pass
+                except Unavailable as error:
+                    if error.server != "Redis":
+                        raise
+                    self._say(error)
+                    self._published = None
+                with translated():
+                    for _ in bell.notifies(timeout=LOOK_SECONDS, stop_after=1):
+                        pass
 
     def _look(self, connection: Connection) -> None:
         with translated(), connection.begin():

@@ -6,6 +6,7 @@ import math
 import os
 import socket
 import threading
+import time
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -161,9 +162,11 @@ def answered(connection: Connection) -> Iterator[None]:
     """Around a commit: where its answer does not come, nobody knows whether it was done. No limit of the server holds
     for a commit, which may wait for a standby for ever.
     """
+    limit = threading.Timer(COMMIT_SECONDS, _hang_up, [connection.connection.dbapi_connection])
+    limit.daemon = True
+    limit.start()
     try:
-        with hung_up_after(connection, COMMIT_SECONDS):
-            yield
+        yield
     except exc.DBAPIError as error:
         if not error.connection_invalidated:
             raise
@@ -172,18 +175,32 @@ def answered(connection: Connection) -> Iterator[None]:
             f"{_first_line(error.orig)}: whether the change was made is not known. Look, or give the same call with the"
             " same idempotency key again",
         ) from error
+    finally:
+        limit.cancel()
 
 
 @contextmanager
-def hung_up_after(connection: Connection, seconds: float) -> Iterator[None]:
-    """Whoever waits in it for Postgres gets an error after that time, also where the server hangs as a whole."""
-    limit = threading.Timer(seconds, _hang_up, [connection.connection.dbapi_connection])
-    limit.daemon = True
-    limit.start()
+def watched(connection: Connection, seconds: float) -> Iterator[Callable[[], None]]:
+    """Ends the connection once nothing was heard of its user for that time: the server hangs as a whole. He says that he
+    goes on by calling what this gives.
+    """
+    raw, ended, heard = connection.connection.dbapi_connection, threading.Event(), [time.monotonic()]
+
+    def watch() -> None:
+        while not ended.wait(seconds / 4):
+            if time.monotonic() > heard[0] + seconds:
+                _hang_up(raw)
+
+    def hear() -> None:
+        heard[0] = time.monotonic()
+
+    thread = threading.Thread(target=watch, name="configbus-watch", daemon=True)
+    thread.start()
     try:
-        yield
+        yield hear
     finally:
-        limit.cancel()
+        ended.set()
+        thread.join()
 
 
 def _hang_up(connection: Any) -> None:

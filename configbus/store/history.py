@@ -214,7 +214,7 @@ def revision_at(connection: Connection, place: Place, moment: int | datetime) ->
         raise InvalidValue([Problem("instant", f"{_told(moment)} lies in the future")])
     if row.revision is None:
         newest_head(connection, place)
-        oldest = "oldest that is kept" if pruned_until(connection, place) else "first"
+        oldest = "oldest release that is kept" if pruned_until(connection, place) else "first release"
         began = f"its {oldest} is of {_told(row.first)}" if row.first else "it has none yet"
         raise UnknownRevision(f"{place.environment} had no release at {_told(moment)}; {began}")
     return existing_revision(connection, place, int(row.revision))

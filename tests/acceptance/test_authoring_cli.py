@@ -170,7 +170,7 @@ def test_json_of_every_command_has_stable_keys(shell: Shell, psql: Psql) -> None
     assert told("rollback", "--all", "--to", str(head + 1))[0]["blocks"] == ["lane/a", "trading"]
 
     entries = told("history", "lane/a")
-    assert keys(entries) == "block revision released_at actor reason source version row_id retired changes"
+    assert keys(entries) == "block revision released_at actor reason source version row_id retired changes pruned"
     assert [entry["retired"] for entry in entries] == [False, True, False, False]
     assert entries[2]["changes"] == {"fast_bars": [3, 4]}
     assert datetime.fromisoformat(entries[0]["released_at"]).tzinfo is not None

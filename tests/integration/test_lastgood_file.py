@@ -204,6 +204,7 @@ def test_the_file_stays_where_it_was_when_the_program_goes_elsewhere(
 
 @pytest.mark.usefixtures("relay")
 async def test_a_close_that_is_cancelled_leaves_no_thread(keeping: dict[str, Any]) -> None:
+    await (await AsyncConfigBus.connect(**keeping, require="live")).close()
     before = threading.active_count()
     for turns in range(6):
         bus = await AsyncConfigBus.connect(**keeping, require="live")

@@ -77,6 +77,8 @@ def damage(client: Any, how: str) -> None:
             client.hset(KEYS.index, "stray", "1:" + "0" * 32)
         case "an index entry that forgets":
             client.hdel(KEYS.index, "trading")
+        case "a head that is not UTF-8":
+            client.hset(KEYS.head, "chain", b"\xff")
         case "no head":
             client.delete(KEYS.head)
         case "a head of another type":
@@ -109,6 +111,7 @@ WAYS = (
     "an index of another type",
     "an index entry too many",
     "an index entry that forgets",
+    "a head that is not UTF-8",
     "no head",
     "a head of another type",
     "a head whose check is wrong",
