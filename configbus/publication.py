@@ -114,8 +114,8 @@ def differences(
     covered = {name: found_head[name] for name in found_head if name not in UNCOVERED}
     yield from _between("@head", covered, head.fields())
     for name in UNCOVERED:
-        if NO_TEXT in (there := found_head.get(name, "")):
-            yield Difference("@head", name, there, None)
+        if NO_TEXT in found_head.get(name, ""):
+            yield Difference("@head", name, found_head[name], None)
     index = {name: str(entry.mark) for name, entry in entries.items()}
     yield from _between("@index", found_index, index)
     for name, found in found_blocks.items():

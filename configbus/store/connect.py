@@ -181,8 +181,8 @@ def answered(connection: Connection) -> Iterator[None]:
 
 @contextmanager
 def watched(connection: Connection, seconds: float) -> Iterator[Callable[[], None]]:
-    """Ends the connection once nothing was heard of its user for that time: the server hangs as a whole. He says that he
-    goes on by calling what this gives.
+    """Ends the connection once nothing was heard of its user for that time, as where the server hangs as a whole. What
+    this gives is to be called again and again.
     """
     raw, ended, heard = connection.connection.dbapi_connection, threading.Event(), [time.monotonic()]
 
