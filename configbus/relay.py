@@ -106,10 +106,10 @@ class Relay:
         bell.execute(pgsql.SQL("LISTEN {}").format(pgsql.Identifier(self._settings.schema)))
         if not self._fault:
             log.info("relay_started", environment=self._keys.environment)
-        with translated(), connection.begin():
-            check_server(connection, self._place, newest_head(connection, self._place))
         stamp_at = compare_at = 0.0
         with watched(connection, HANG_SECONDS) as hear:
+            with translated(), connection.begin():
+                check_server(connection, self._place, newest_head(connection, self._place))
             while not self._stop.is_set():
                 hear()
                 try:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from configbus.catalogue import Catalogue
 
 LOCK = "SELECT pg_advisory_xact_lock(hashtext('configbus migrate'), hashtext(:schema))"
+LOCK_SECONDS = 60
+"""For which a migration waits for another one; for a table it waits no longer than anybody."""
 DOMAIN_TABLES = """
     SELECT DISTINCT c.relname FROM pg_trigger AS t JOIN pg_class AS c ON c.oid = t.tgrelid
     WHERE t.tgfoid = '{schema}.capture'::regproc"""
@@ -41,7 +43,7 @@ def migrate(connection: Connection, catalogue: Catalogue, schema: str, environme
 
     Returns what was done, a line each; nothing when all was there already.
     """
-    connection.execute(text(LOCK), {"schema": schema})
+    _lock(connection, schema)
     connection.execute(text("SELECT set_config('configbus.reason', 'migrate', true)"))
     connection.execute(sql("CREATE SCHEMA IF NOT EXISTS {schema}", schema))
     done = _upgrade_frame(connection, schema)
@@ -67,7 +69,7 @@ def downgrade(connection: Connection, schema: str, revision: str) -> None:
 
     MigrationRefused while there is more than the first rows: going down would lose it.
     """
-    connection.execute(text(LOCK), {"schema": schema})
+    _lock(connection, schema)
     if not inspect(connection).has_table("release", schema=schema):
         raise MigrationRefused(f"there is nothing of configbus in schema {schema!r}")
     connection.execute(sql("LOCK TABLE {schema}.release IN EXCLUSIVE MODE", schema))
@@ -88,6 +90,13 @@ def downgrade(connection: Connection, schema: str, revision: str) -> None:
         alembic.command.downgrade(_alembic(connection, schema), revision)
     except alembic.util.CommandError as error:
         raise MigrationRefused(f"{revision!r} is not a revision to go down to ({error}); base is nothing") from error
+
+
+def _lock(connection: Connection, schema: str) -> None:
+    limit = connection.scalar(text("SELECT current_setting('lock_timeout')"))
+    connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'"))
+    connection.execute(text(LOCK), {"schema": schema})
+    connection.execute(text("SELECT set_config('lock_timeout', :limit, true)"), {"limit": limit})
 
 
 def _upgrade_frame(connection: Connection, schema: str) -> list[str]:

@@ -18,7 +18,7 @@ from waiting import until
 from configbus.block import Block
 from configbus.catalogue import catalogue_of
 from configbus.errors import MigrationRefused
-from configbus.store.connect import connected
+from configbus.store.connect import LONG, connected
 from configbus.store.schema import migrate
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ AWKWARD = 'it\'s 100% "of" :colon, a ::cast, %s %(a)s, {schema} and a\\b'
 
 
 def migrated(url: str, *models: type[Block], environment: str = "production", schema: str = "configbus") -> list[str]:
-    with connected(url) as connection, connection.begin():
+    with connected(url, LONG) as connection, connection.begin():
         return migrate(connection, catalogue_of(models), schema, environment)
 
 

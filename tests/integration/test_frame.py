@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from configbus.catalogue import load_catalogue
-from configbus.store.connect import connected
+from configbus.store.connect import LONG, connected
 from configbus.store.schema import downgrade, migrate
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def frame(operator: Psql) -> tuple[list[Any], list[Any]]:
 
 
 def migrated(url: str) -> list[str]:
-    with connected(url) as connection, connection.begin():
+    with connected(url, LONG) as connection, connection.begin():
         return migrate(connection, load_catalogue(["configbus.domains"]), "configbus", "production")
 
 

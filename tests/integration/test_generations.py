@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from configbus.block import Block
 from configbus.catalogue import catalogue_of
 from configbus.errors import MigrationRefused
-from configbus.store.connect import connected
+from configbus.store.connect import LONG, connected
 from configbus.store.schema import migrate
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Later(Block, domain="desk"):
 
 
 def migrated(url: str, model: type[Block]) -> list[str]:
-    with connected(url) as connection, connection.begin():
+    with connected(url, LONG) as connection, connection.begin():
         return migrate(connection, catalogue_of([model]), "configbus", "production")
 
 

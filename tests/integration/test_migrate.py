@@ -20,7 +20,7 @@ from configbus.block import Block
 from configbus.catalogue import Catalogue, catalogue_of, load_catalogue
 from configbus.domains import TradingConfig
 from configbus.errors import MigrationRefused, UnknownEnvironment
-from configbus.store.connect import Place, connected, quoted
+from configbus.store.connect import LONG, Place, connected, quoted
 from configbus.store.releases import newest_head, newest_state
 from configbus.store.schema import downgrade, migrate
 
@@ -78,7 +78,7 @@ SAMPLE = {
 def migrated(
     url: str, catalogue: Catalogue = BUILT_IN, schema: str = "configbus", environment: str = "production"
 ) -> list[str]:
-    with connected(url) as connection, connection.begin():
+    with connected(url, LONG) as connection, connection.begin():
         return migrate(connection, catalogue, schema, environment)
 
 
@@ -490,12 +490,12 @@ class TimeConfig(Block, domain="time"):
     start: datetime = Field(datetime(2026, 1, 1, tzinfo=UTC), ge=datetime(2020, 1, 1, tzinfo=UTC))
 
 
-LONG = [f"field_{number:03}_{'x' * 30}" for number in range(250)]
+LONG_NAMES = [f"field_{number:03}_{'x' * 30}" for number in range(250)]
 ManyConfig = create_model(
     "ManyConfig",
     __base__=Block,
     __cls_kwargs__={"domain": "m" * 40},
-    **{name: (int, Field(number, ge=0)) for number, name in enumerate(LONG)},  # type: ignore[call-overload]  # the stubs are narrower than the call
+    **{name: (int, Field(number, ge=0)) for number, name in enumerate(LONG_NAMES)},  # type: ignore[call-overload]  # the stubs are narrower than the call
 )
 
 
@@ -559,8 +559,8 @@ def test_a_rule_may_be_called_key(empty_database_url: str, operator: Psql) -> No
 def test_a_domain_may_have_hundreds_of_fields_with_long_names(empty_database_url: str, operator: Psql) -> None:
     migrated(empty_database_url, catalogue_of([ManyConfig]))
     ((content,),) = operator.execute("SELECT content FROM configbus.release_block").fetchall()
-    assert content == {name: number for number, name in enumerate(LONG)}
+    assert content == {name: number for number, name in enumerate(LONG_NAMES)}
     table = sql.Identifier("configbus", "m" * 40 + "_config")
-    operator.execute(sql.SQL("UPDATE {} SET {} = 7").format(table, sql.Identifier(LONG[-1])))
+    operator.execute(sql.SQL("UPDATE {} SET {} = 7").format(table, sql.Identifier(LONG_NAMES[-1])))
     tables = operator.execute("SELECT DISTINCT config_table FROM configbus.config_audit_log").fetchall()
     assert tables == [("m" * 40 + "_config",)]

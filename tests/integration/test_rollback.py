@@ -26,7 +26,7 @@ from configbus.errors import (
     UnknownEnvironment,
     UnknownRevision,
 )
-from configbus.store.connect import connected
+from configbus.store.connect import LONG, connected
 from configbus.store.schema import migrate
 from configbus.wire import Release
 
@@ -343,7 +343,7 @@ def named(monkeypatch: pytest.MonkeyPatch, name: str, model: type[Block]) -> tup
 
 
 def migrated(url: str, domains: tuple[str, ...]) -> None:
-    with connected(url) as connection, connection.begin():
+    with connected(url, LONG) as connection, connection.begin():
         migrate(connection, load_catalogue(domains), "configbus", "production")
 
 
