@@ -41,6 +41,7 @@ OFFSET_SECONDS = 1.0
 DEAD_SHARE, DEAD_LEAST = 2, 10_000
 """How many dead rows beside each live one are too many, from so many dead ones on."""
 SHOWN = 5
+SAVES = ("rdb_last_bgsave_status", "aof_last_bgrewrite_status", "aof_last_write_status")
 WORKERS_SHOWN = 100
 """Also of the blocks that only workers refuse: what they say of themselves may be anything."""
 SCAN_COUNT = "1000"
@@ -326,7 +327,7 @@ def _bloat(connection: Connection, place: Place) -> Iterator[Finding]:
 
 def _memory(link: Link) -> Iterator[Finding]:
     try:
-        replies = link.call(("INFO", "memory"), ("INFO", "replication"))
+        replies = link.call(("INFO", "memory"), ("INFO", "replication"), ("INFO", "persistence"))
     except Unavailable as error:
         yield Finding("warning", "memory", str(error), "look as a user who may: configbus acl operator")
         return
@@ -335,6 +336,13 @@ def _memory(link: Link) -> Iterator[Finding]:
     if facts.get("role") == "slave":
         found = f"it is a replica of {facts.get('master_host')}:{facts.get('master_port')}, and takes no writes"
         yield Finding("error", "replica", found, "point CONFIGBUS_REDIS_URL at the primary: publish to that")
+    if failed := [f"{name} {facts[name]}" for name in SAVES if facts.get(name, "ok") != "ok"]:
+        found = f"it cannot save ({', '.join(failed)}), and may take no writes"
+        remedy = "give its disk room and its directory back; or CONFIG SET stop-writes-on-bgsave-error no"
+        yield Finding("error", "persistence", found, remedy)
+    else:
+        saved = "it writes an append-only file" if facts.get("aof_enabled") == "1" else "it saves snapshots, or nothing"
+        yield Finding("ok", "persistence", f"{saved}: a relay lays down what a restart loses")
     used, most, policy = (facts.get(name, "") for name in ("used_memory", "maxmemory", "maxmemory_policy"))
     if policy.startswith("allkeys"):
         found = f"maxmemory-policy is {policy}: Redis throws blocks away when its memory is full"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import secrets
+import shutil
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit
 
@@ -18,6 +19,7 @@ from shell import QuickShell, Shell
 from waiting import until
 
 from configbus import ConfigBus
+from configbus.embedded import EmbeddedValkey
 from configbus.settings import load_settings
 from configbus.store.connect import connected
 from configbus.store.schema import downgrade
@@ -83,7 +85,7 @@ def findings(shell: Shell) -> list[dict[str, Any]]:
 def test_where_all_is_well_nothing_is_an_error(shell: Shell) -> None:
     found = told(shell, 0)
     assert {about for about, finding in found.items() if finding["level"] == "ok"} == {
-        "postgres", "schema", "listen", "redis", "eviction", "relay",
+        "postgres", "schema", "listen", "redis", "eviction", "persistence", "relay",
     }  # fmt: skip
     assert {about for about, finding in found.items() if finding["level"] == "warning"} == {"rights", "signing"}
     lines = shell("doctor").stdout.splitlines()
@@ -314,6 +316,18 @@ def test_a_full_redis_is_named(shell: Shell, client: Any) -> None:
         client.config_set("maxmemory", "0")
     assert found["memory"]["level"] == "error"
     assert "of 1024 bytes: it takes no writes" in found["memory"]["found"]
+
+
+def test_a_redis_that_cannot_save_is_named(shell: Shell, tmp_path: Path) -> None:
+    directory = tmp_path / "valkey"
+    with EmbeddedValkey(directory) as server, redis.Redis.from_url(server.url, decode_responses=True) as client:
+        shutil.rmtree(client.config_get("dir")["dir"])
+        client.bgsave()
+        until(lambda: client.info("persistence")["rdb_last_bgsave_status"] == "err")
+        found = told(shell, 1, CONFIGBUS_REDIS_URL=server.url)
+        directory.mkdir(exist_ok=True)
+    assert found["persistence"]["level"] == "error"
+    assert "rdb_last_bgsave_status err" in found["persistence"]["found"]
 
 
 def test_a_replica_is_named(shell: Shell, client: Any) -> None:
