@@ -36,6 +36,7 @@ NOBODY = "Nobody answers there"
         ("Postgres", 'server at "certificate", port 1 failed: FATAL:  sorry, too many clients already', "used up"),
         ("Postgres", "connection timeout expired", NOBODY),
         ("Postgres", "connection failed: Connection timed out", NOBODY),
+        ("Redis", "Connection closed by server (h:6379)", "was it stopped?"),
         ("Redis", "Error 110 connecting to h:6379. Connection timed out.", NOBODY),
     ],
 )
