@@ -67,7 +67,10 @@ HINTS = {
             r"^Timeout (?:connecting|reading|writing) |(?:^| )timed out\b|^no answer within ",
             "Nobody answers there: a firewall, the wrong host, or TLS (rediss://) to a port without it?",
         ),
-        (r"^Connection closed by server", "It ended the connection: was it stopped? Where it always does so, a port with TLS wants rediss://."),
+        (
+            r"^Connection closed by server",
+            "It ended the connection: was it stopped? Where it always does so, a port with TLS wants rediss://.",
+        ),
         *COMMON,
     ),
 }
