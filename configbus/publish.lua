@@ -7,7 +7,8 @@
 --              where the head is to have a signature).
 -- mode 'full': the head must be as it was judged (ARGV[2] is the very thing that was read, field by field);
 --              keys are then laid down anew, index included, and KEYS beyond the blocks are deleted.
--- mode 'repair': the same for these blocks alone; whatever else there is stays.
+-- mode 'index': the same without these; a block that comes without fields has the right ones and keeps them.
+-- mode 'repair': these blocks alone are laid down anew; whatever else there is stays.
 -- Answers the word for what happened and the head as it was found, all as text.
 
 local function hash_or_nothing(key)
@@ -60,14 +61,16 @@ while at <= #ARGV do
     key = key + 1
 end
 
-if mode == 'full' then
+if mode == 'full' or mode == 'index' then
     redis.call('DEL', KEYS[1], KEYS[2])
-    for i = key, #KEYS do
-        redis.call('DEL', KEYS[i])
-    end
+end
+for i = key, #KEYS do
+    redis.call('DEL', KEYS[i])
 end
 for _, block in ipairs(blocks) do
-    redis.call('DEL', block.key)
+    if block.first <= block.last then
+        redis.call('DEL', block.key)
+    end
     for from = block.first, block.last, 1000 do
         redis.call('HSET', block.key, unpack(ARGV, from, math.min(from + 999, block.last)))
     end

@@ -41,7 +41,7 @@ from configbus.wire import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from sqlalchemy import Connection
 
@@ -163,7 +163,7 @@ class Publisher:
     def _next(self, release: Published) -> tuple[str, Found]:
         head, index = release.head, dict[str, str]()
         if self.ring is not None:
-            before, index = self._read_index()
+            before, index = self.read_index()
             try:
                 if (behind := read_head(before)).position != Position(head.epoch, head.revision - 1):
                     return "not yet", Found(b"", before)
@@ -202,17 +202,28 @@ class Publisher:
             )
         return answer == "published"
 
-    def rewrite(self, state: FullState, entries: Iterable[Entry], found: Found) -> bool:
-        """Lay down these blocks of a state anew, unless the head is not the one that was found any more."""
-        return self._lay("repair", state, entries, found, []) == "published"
+    def rewrite(self, state: FullState, damaged: Collection[str], found: Found, *, index: bool) -> bool:
+        """Lay down these blocks of a state anew, with `index` also head and index, unless the head is not the one that
+        was found any more.
+        """
+        entries = [entry for entry in state.entries if index or entry.name in damaged]
+        return self._lay("index" if index else "repair", state, entries, found, [], damaged) == "published"
 
-    def _lay(self, mode: str, state: FullState, entries: Iterable[Entry], found: Found, stray: list[bytes]) -> str:
+    def _lay(
+        self,
+        mode: str,
+        state: FullState,
+        entries: Iterable[Entry],
+        found: Found,
+        stray: list[bytes],
+        whole: Collection[str] | None = None,
+    ) -> str:
         """Lay down what was damaged; workers that took something else look again."""
         message = self._signed(bookmark(state.head, instant(), repaired=True))
         index = {entry.name: str(entry.mark) for entry in state.entries}
-        return self._run(mode, found.seen, message, state.head, entries, stray, state.chain, index)[0]
+        return self._run(mode, found.seen, message, state.head, entries, stray, state.chain, index, whole)[0]
 
-    def _read_index(self) -> tuple[dict[str, str], dict[str, str]]:
+    def read_index(self) -> tuple[dict[str, str], dict[str, str]]:
         """Head and index of one moment."""
         *_, (head, index) = self.link.call(
             ("MULTI",), ("HGETALL", self.keys.head), ("HGETALL", self.keys.index), ("EXEC",)
@@ -229,7 +240,9 @@ class Publisher:
         stray: list[bytes],
         chain: str,
         index: Mapping[str, str],
+        whole: Collection[str] | None = None,
     ) -> tuple[str, Found]:
+        """Of entries that are not `whole` the index alone is written; None: all are."""
         facts = head.fields() | {"published_at": instant(), "chain": chain}
         if self.ring is not None:
             facts |= {"signature": self.ring.of_head(head), "index_signature": self.ring.of_index(head, chain, index)}
@@ -237,8 +250,8 @@ class Publisher:
         arguments: list[str | bytes] = [mode, expected, self.keys.channel, message, str(len(fields)), *fields]
         keys: list[str | bytes] = [self.keys.head, self.keys.index]
         for entry in entries:
-            content = entry_fields(entry)
-            if self.ring is not None:
+            content = entry_fields(entry) if whole is None or entry.name in whole else {}
+            if content and self.ring is not None:
                 content["@signature"] = self.ring.of_block(head.bus, entry)
             pairs = [part for pair in content.items() for part in pair]
             arguments += [entry.name, str(entry.mark), str(len(pairs)), *pairs]

@@ -52,7 +52,8 @@ QUEUE_SHARE = 0.5
 """Of Postgres' queue of notifications: nothing rings from there on."""
 RAISES, RAISES_SECONDS = 3, 600.0
 """More new epochs than these within that time are two databases that take turns, not a restore."""
-
+TOLD_LENGTH = 500
+"""Characters of what was repaired that the log shows; the audit log has more."""
 NOTE_SECONDS = 60.0
 """Between two hashes of history in the log."""
 
@@ -225,8 +226,16 @@ class Relay:
 
     def _tell_repaired(self, wrong: list[Difference]) -> None:
         for where in dict.fromkeys(difference.where for difference in wrong):
-            fields = ", ".join(difference.field for difference in wrong if difference.where == where)
-            log.warning("redis_repaired", environment=self._keys.environment, where=where, fields=fields)
+            here = [difference for difference in wrong if difference.where == where]
+            fields = ", ".join(difference.field for difference in here)
+            changes = ", ".join(f"{each.field} {each.found} -> {each.expected}" for each in here)
+            log.warning(
+                "redis_repaired",
+                environment=self._keys.environment,
+                where=where,
+                fields=fields[:TOLD_LENGTH],
+                changes=changes[:TOLD_LENGTH],
+            )
 
     def _warn_of_queue(self, usage: float) -> None:
         """Bells that nobody hears: nothing is lost, and plain SQL waits for the relay's own look."""

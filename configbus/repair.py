@@ -3,96 +3,120 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from configbus.publication import Verdict, differences, judge
 from configbus.publisher import fields_of
 from configbus.store.drift import record_repair
-from configbus.store.releases import newest_head, newest_state
+from configbus.store.releases import FullState, newest_head, newest_state, releases_after
+from configbus.wire import EMPTY_STATE, xor
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
 
     from sqlalchemy import Connection
 
     from configbus.publication import Difference
     from configbus.publisher import Publisher
     from configbus.store.connect import Place
-    from configbus.store.releases import FullState
+    from configbus.wire import Entry, Head
 
 CHUNK = 500
 """Blocks that are read from Redis in one transaction."""
-RECORD_SECONDS = 60.0
-"""Between two lines of the audit log about one block: something may damage it for ever, and the log only grows."""
+ATTEMPTS = 20
+"""To find Redis and Postgres at one head while both go on."""
+BATCH = 100
+"""Releases behind the state that was read last, beyond which it is read anew as a whole."""
+RECORD_SECONDS, RECORDS = 60.0, 20
+"""Lines of the audit log about one block within that time: something may damage it for ever, and the log only grows."""
 
 
 class Repair:
-    """Compares one environment and repairs it. The state of Postgres is read again only after a release."""
+    """Compares one environment and repairs it. Postgres is read as a whole once, then release by release."""
 
     def __init__(self, publisher: Publisher, place: Place) -> None:
         self._publisher = publisher
         self._place = place
         self._state: FullState | None = None
-        self._recorded: dict[str, float] = {}
+        self._recorded: dict[tuple[str, int], float] = {}
 
     def state(self, connection: Connection) -> FullState:
         """Everything that holds in Postgres now."""
         with connection.begin():
             head = newest_head(connection, self._place)
-        if self._state is None or self._state.head != head:
+            if self._state is not None and self._state.head != head:
+                self._state = self._advanced(connection, self._state, head)
+        if self._state is None:
             self._state = newest_state(connection, self._place)
         return self._state
 
-    def compare(self, connection: Connection) -> list[Difference] | None:
-        """What differs in Redis from Postgres; None where it does not stand where Postgres does. Raises Unavailable."""
-        state = self.state(connection)
-        if self._publisher.judge(self._publisher.look(), state.head)[0] is not Verdict.DONE:
+    def _advanced(self, connection: Connection, state: FullState, head: Head) -> FullState | None:
+        """The state at a head, from an earlier one and the releases in between; None where that does not lead there."""
+        releases = releases_after(connection, self._place, head, state.head.revision, BATCH)
+        if not releases or releases[-1].head != head or releases[0].prev != state.head.state:
             return None
-        return self._compare(state)
-
-    def _compare(self, state: FullState) -> list[Difference] | None:
-        """None where Redis does not stand where this state does, any more; it must have stood there before."""
         entries = {entry.name: entry for entry in state.entries}
-        head, index, blocks = self._read(list(entries))
-        if judge(head, state.head, self._publisher.ring)[0] is not Verdict.DONE:
+        entries |= {entry.name: entry for release in releases for entry in release.entries}
+        if xor(EMPTY_STATE, [entry.mark.digest for entry in entries.values()]) != head.state:
             return None
-        return list(differences(state.head, entries, head, index, blocks, self._publisher.ring))
+        return FullState(head, tuple(entries.values()), releases[-1].chain)
+
+    def compare(self, connection: Connection) -> list[Difference] | None:
+        """What differs in Redis from Postgres; None where it does not stand where Postgres does. Raises Unavailable.
+
+        While releases go on: head and index are of one moment, and each block is judged only at the revision that the
+        index gives it at the moment when it is read.
+        """
+        state = self.state(connection)
+        head, index = self._publisher.read_index()
+        ring = self._publisher.ring
+        if judge(head, state.head, ring)[0] is not Verdict.DONE:
+            return None
+        entries = {entry.name: entry for entry in state.entries}
+        return list(differences(state.head, entries, head, index, self._read_blocks(entries), ring))
 
     def repair(self, connection: Connection) -> list[Difference] | None:
-        """Put right what differs in Redis, record it in the audit log, and return what it was; None where a release
-        came in between: then it is to be tried again soon.
+        """Put right what differs in Redis, record it in the audit log, and return what it was; None where releases came
+        in between: then it is to be tried again soon.
         """
-        state, found = self.state(connection), self._publisher.look()
-        wrong = self._compare(state)
+        wrong = self.compare(connection)
         if not wrong:
             return wrong
-        entries = {entry.name: entry for entry in state.entries}
-        damaged = [entries[name] for name in dict.fromkeys(difference.where for difference in wrong) if name in entries]
-        whole = any(difference.where not in entries and not difference.renewal for difference in wrong)
-        publisher = self._publisher
-        if not (publisher.lay_down(connection, found) if whole else publisher.rewrite(state, damaged, found)):
-            return None
-        now = time.monotonic()
-        due = [
-            each
-            for each in wrong
-            if not each.renewal and now - self._recorded.get(each.where, -RECORD_SECONDS) >= RECORD_SECONDS
-        ]
-        self._recorded |= {each.where: now for each in due}
-        with connection.begin():
-            record_repair(connection, self._place, due, entries)
-        return wrong
+        blocks = {each.field if each.where == "@index" else each.where for each in wrong}
+        index = any(each.where.startswith("@") and not each.renewal for each in wrong)
+        for _ in range(ATTEMPTS):
+            found, state = self._publisher.look(), self.state(connection)
+            if self._publisher.judge(found, state.head)[0] is Verdict.DONE and self._publisher.rewrite(
+                state, blocks, found, index=index
+            ):
+                self._record(connection, wrong, state)
+                return wrong
+        return None
 
-    def _read(self, names: Sequence[str]) -> tuple[dict[str, str], dict[str, str], dict[str, dict[str, str]]]:
-        """Index and blocks, and then the head: while that is the same, so was all that was read before it."""
-        keys = self._publisher.keys
-        blocks: dict[str, dict[str, str]] = {}
+    def _record(self, connection: Connection, wrong: list[Difference], state: FullState) -> None:
+        """In the audit log: what was not recorded a short while ago."""
+        now = time.monotonic()
+        self._recorded = {each: at for each, at in self._recorded.items() if now - at < RECORD_SECONDS}
+        lines = Counter(where for where, _ in {(where, at) for (where, _), at in self._recorded.items()})
+        keys = {(each.where, hash(each)): each for each in wrong if not each.renewal and lines[each.where] < RECORDS}
+        due = {key: each for key, each in keys.items() if key not in self._recorded}
+        self._recorded |= dict.fromkeys(due, now)
+        with connection.begin():
+            record_repair(connection, self._place, due.values(), {entry.name: entry for entry in state.entries})
+
+    def _read_blocks(self, entries: Mapping[str, Entry]) -> dict[str, dict[str, str]]:
+        """Of each block that stands in the index at its revision and digest, what its hash holds at that moment."""
+        keys, names, blocks = self._publisher.keys, list(entries), dict[str, dict[str, str]]()
         for first in range(0, len(names), CHUNK):
             chunk = names[first : first + CHUNK]
             commands = [("HGETALL", keys.block(name)) for name in chunk]
-            *_, replies = self._publisher.link.call(("MULTI",), *commands, ("EXEC",))
-            blocks |= zip(chunk, map(fields_of, replies), strict=True)
-        *_, (index, head) = self._publisher.link.call(
-            ("MULTI",), ("HGETALL", keys.index), ("HGETALL", keys.head), ("EXEC",)
-        )
-        return fields_of(head), fields_of(index), blocks
+            *_, (marks, *replies) = self._publisher.link.call(
+                ("MULTI",), ("HMGET", keys.index, *chunk), *commands, ("EXEC",)
+            )
+            if isinstance(marks, Exception):
+                continue
+            for name, mark, reply in zip(chunk, marks, replies, strict=True):
+                if mark == str(entries[name].mark).encode():
+                    blocks[name] = fields_of(reply)
+        return blocks

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import secrets
 import threading
@@ -27,7 +28,7 @@ from configbus.verification import begin_epoch, verify
 from configbus.wire import Keys, read_head
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from configbus.settings import Settings
 
@@ -180,6 +181,7 @@ def test_what_differed_and_what_it_was_set_to_is_logged_and_audited(
     facts = vars(record)["facts"]
     assert facts["where"] == "trading"
     assert facts["fields"] == "score_threshold, stray"
+    assert facts["changes"] == 'score_threshold "0.999" -> "0.700", stray 1 -> None'
     assert contents(client) == right
     with Reader(relay) as reader:
         line = reader.audit("trading", limit=1)[0]
@@ -263,6 +265,37 @@ def test_many_blocks_are_compared_in_parts(published: Settings, client: Any, mon
     publisher.link.close()
 
 
+class BusyLink(Link):
+    """A connection on which somebody else makes a release whenever blocks were read."""
+
+    release: Callable[[], object]
+
+    def call(self, *commands: Sequence[Any]) -> list[Any]:
+        replies = super().call(*commands)
+        if any(command[:2] == ("HGETALL", KEYS.block("api")) for command in commands):
+            self.release()
+        return replies
+
+
+@pytest.mark.parametrize("how", ["a changed field", "a missing block", "no index", "an index entry too many"])
+def test_releases_that_come_in_between_keep_nothing_from_being_repaired(
+    published: Settings, client: Any, how: str
+) -> None:
+    place, link = Place(published.schema, published.environment), BusyLink(published.require("redis_url"))
+    numbers = itertools.cycle((4, 5))
+    with Author(published) as author, connected(published.require("database_url")) as connection:
+        link.release = lambda: author.set({"risk.max_order_attempts": next(numbers)})
+        repair = Repair(Publisher(link, KEYS, place), place)
+        damage(client, how)
+        repaired = repair.repair(connection)
+        assert repaired
+        assert {each.where for each in repaired} == {"@index" if "index" in how else "trading"}
+        assert repair.compare(connection) == []
+        assert client.hget(KEYS.block("trading"), "score_threshold") == '"0.700"'
+        assert author.release(3).blocks["risk"] == {"max_order_attempts": (4, 5)}
+    link.close()
+
+
 def test_a_head_below_the_first_release_of_an_epoch_is_put_right(relay: Settings, client: Any) -> None:
     with Author(relay) as author:
         for number in (5, 6, 7, 8):
@@ -327,6 +360,28 @@ def test_verify_repairs_however_many_blocks_bypassed_the_triggers(sample_databas
     assert len({finding.block for finding in found}) == 501
     assert all(finding.repaired for finding in found)
     assert verify(settings, repair=False) == []
+
+
+def test_each_damage_is_recorded_however_soon_it_follows_another(relay: Settings, client: Any) -> None:
+    for field, value in (("stray", "1"), ("max_order_attempts", "99"), ("max_order_attempts", "98")):
+        right = client.hget(KEYS.block("risk"), field)
+        client.hset(KEYS.block("risk"), field, value)
+        until(lambda: client.hget(KEYS.block("risk"), field) == right)  # noqa: B023  # used before it changes
+    with Reader(relay) as reader:
+        until(lambda: len([line for line in reader.audit("risk") if line.action == "repair"]) == 3)
+        lines = [line for line in reader.audit("risk") if line.action == "repair"]
+    assert [line.old for line in lines] == [{"max_order_attempts": "98"}, {"max_order_attempts": "99"}, {"stray": "1"}]
+
+
+def test_one_that_damages_something_else_each_time_does_not_fill_the_audit_log(
+    relay: Settings, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("configbus.repair.RECORDS", 2)
+    for number in range(4):
+        client.hset(KEYS.block("risk"), "junk", str(number))
+        until(lambda: client.hget(KEYS.block("risk"), "junk") is None)
+    with Reader(relay) as reader:
+        assert len([line for line in reader.audit("risk") if line.action == "repair"]) == 2
 
 
 def test_what_is_damaged_for_ever_is_recorded_once_a_minute_and_cut(relay: Settings, client: Any) -> None:

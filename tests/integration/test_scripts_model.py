@@ -43,13 +43,13 @@ def publications(draw: st.DrawFn) -> tuple[Data, list[str], list[str]]:
     """A state and a call of the publish script on it, whose expectation is right more often than not."""
     data = draw(states)
     head = draw(wholes)
-    mode = draw(st.sampled_from(("next", "full", "repair")))
+    mode = draw(st.sampled_from(("next", "full", "index", "repair")))
     named = draw(st.lists(st.sampled_from(BLOCKS), unique=True))
     stray = [key for key in BLOCKS if key not in named and mode == "full" and draw(st.booleans())]
     pairs = _flat(head | {"published_at": "now"} | draw(st.sampled_from(({}, {"signature": "k:2"}))))
     arguments = [mode, draw(expectations(data, mode)), CHANNEL, draw(words), str(len(pairs)), *pairs]
     for key in named:
-        fields = _flat(draw(hashes))
+        fields = [] if mode == "index" and draw(st.booleans()) else _flat(draw(hashes))
         arguments += [key.removeprefix("block:"), draw(words), str(len(fields)), *fields]
     return data, [HEAD, INDEX, *named, *stray], arguments
 

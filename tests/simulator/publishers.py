@@ -12,10 +12,10 @@ from simulator.postgres import PostgresDown, instant
 from simulator.server import KEYS, Broken, Line, Path
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from random import Random
 
-    from configbus.store.releases import Published
+    from configbus.store.releases import FullState, Published
     from simulator.clock import Clock
     from simulator.postgres import Postgres
     from simulator.scripts import Script
@@ -176,24 +176,33 @@ class Publisher:
         self.ask()
         names = {KEYS.block(entry.name) for entry in state.entries}
         stray = [key for key in self.redis.data if key.startswith(KEYS.block("")) and key not in names]
-        message = bookmark(state.head, instant(self._clock.now))
+        message = bookmark(state.head, instant(self._clock.now), repaired=True)
         answer, _ = yield from self._run("full", found.seen, message, state.head, state.entries, stray)
         return answer == "published"
 
-    def rewrite(self, head: Head, entries: Iterable[Entry], found: Found) -> Steps[bool]:
-        """These blocks anew at the same position."""
-        message = bookmark(head, instant(self._clock.now))
-        answer, _ = yield from self._run("repair", found.seen, message, head, entries, [])
+    def rewrite(self, state: FullState, damaged: Collection[str], found: Found, *, index: bool) -> Steps[bool]:
+        """These blocks anew at the same position, or head and index, too."""
+        message = bookmark(state.head, instant(self._clock.now), repaired=True)
+        entries = [entry for entry in state.entries if index or entry.name in damaged]
+        mode = "index" if index else "repair"
+        answer, _ = yield from self._run(mode, found.seen, message, state.head, entries, [], damaged)
         return answer == "published"
 
     def _run(
-        self, mode: str, expected: str, message: str, head: Head, entries: Iterable[Entry], stray: list[str]
+        self,
+        mode: str,
+        expected: str,
+        message: str,
+        head: Head,
+        entries: Iterable[Entry],
+        stray: list[str],
+        whole: Collection[str] | None = None,
     ) -> Steps[tuple[str, Found]]:
         pairs = head.fields() | {"published_at": instant(self._clock.now)}
         arguments = [mode, expected, KEYS.channel, message, str(2 * len(pairs)), *_flat(pairs)]
         keys = [KEYS.head, KEYS.index]
         for entry in entries:
-            fields = _flat(entry_fields(entry))
+            fields = _flat(entry_fields(entry)) if whole is None or entry.name in whole else []
             arguments += [entry.name, str(entry.mark), str(len(fields)), *fields]
             keys.append(KEYS.block(entry.name))
         answer, *found = self.run(self._script, keys + stray, arguments)

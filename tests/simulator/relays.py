@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from configbus.publication import Verdict, differences, judge
 from configbus.relay import COMPARE_SECONDS, LOOK_SECONDS, PAUSE_SECONDS, RAISES, STAMP_SECONDS
+from configbus.repair import ATTEMPTS
 from configbus.wire import bookmark
 from simulator.postgres import PostgresDown, instant
 from simulator.publishers import HistoryLost, Publisher, Steps, Stopped
@@ -105,20 +106,20 @@ class Relay:
 
     def repair(self) -> Steps[None]:
         publisher = self.publisher
-        found = publisher.look()
-        yield publisher.pause()
-        state = yield from self._newest()
-        wrong = yield from self._compare(state)
+        wrong = yield from self._compare((yield from self._newest()))
         if not wrong:
             return
-        entries = {entry.name: entry for entry in state.entries}
-        damaged = [entries[name] for name in dict.fromkeys(difference.where for difference in wrong) if name in entries]
-        if any(difference.where not in entries for difference in wrong):
-            done = yield from publisher.lay_down(found)
-        else:
-            done = yield from publisher.rewrite(state.head, damaged, found)
-        if done:
-            self._tell("relay", "repaired", [f"{difference.where} {difference.field}" for difference in wrong])
+        blocks = {each.field if each.where == "@index" else each.where for each in wrong}
+        index = any(each.where.startswith("@") for each in wrong)
+        for _ in range(ATTEMPTS):
+            found = publisher.look()
+            yield publisher.pause()
+            state = yield from self._newest()
+            if judge(found.fields, state.head)[0] is Verdict.DONE and (
+                yield from publisher.rewrite(state, blocks, found, index=index)
+            ):
+                self._tell("relay", "repaired", [f"{difference.where} {difference.field}" for difference in wrong])
+                return
 
     def _newest(self) -> Steps[FullState]:
         """What holds in Postgres, read again only after a release."""
@@ -129,17 +130,18 @@ class Relay:
         return self._state
 
     def _compare(self, state: FullState) -> Steps[list[Difference]]:
+        """Head and index of one moment; each block at the mark that the index has for it when it is read."""
         publisher, entries = self.publisher, {entry.name: entry for entry in state.entries}
-        if judge(publisher.look().fields, state.head)[0] is not Verdict.DONE:
-            return []
-        yield publisher.pause()
-        publisher.ask()
-        blocks = {name: self._fields(KEYS.block(name)) for name in entries}
-        yield publisher.pause()
         publisher.ask()
         index, head = self._fields(KEYS.index), self._fields(KEYS.head)
         if judge(head, state.head)[0] is not Verdict.DONE:
             return []
+        blocks: dict[str, dict[str, str]] = {}
+        for name, entry in entries.items():
+            yield publisher.pause()
+            publisher.ask()
+            if self._fields(KEYS.index).get(name) == str(entry.mark):
+                blocks[name] = self._fields(KEYS.block(name))
         return list(differences(state.head, entries, head, index, blocks))
 
     def _fields(self, key: str) -> dict[str, str]:

@@ -35,11 +35,11 @@ def publish(data: Data, keys: Sequence[str], arguments: Sequence[str]) -> Answer
 
     head_end = 5 + int(count)
     blocks = _blocks(keys[2:], arguments[head_end:])
-    if mode == "full":
-        for key in (*keys[:2], *keys[2 + len(blocks) :]):
-            data.pop(key, None)
+    for key in (*(keys[:2] if mode in ("full", "index") else ()), *keys[2 + len(blocks) :]):
+        data.pop(key, None)
     for key, name, mark, fields in blocks:
-        data[key] = fields
+        if fields:
+            data[key] = fields
         _hash(data, keys[1])[name] = mark
     _hash(data, keys[0]).update(_pairs(arguments[5:head_end]))
     return ["published", *found], [message]
