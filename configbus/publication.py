@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from configbus.wire import FARTHEST, Head, Malformed, NotUnderstood, entry_fields, entry_text, read_head
+from configbus.wire import FARTHEST, Head, Malformed, NotUnderstood, entry_fields, is_whole, read_head
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -120,7 +120,7 @@ def differences(
     yield from _between("@index", found_index, index)
     for name, found in found_blocks.items():
         entry, content = entries[name], {field: found[field] for field in found if field != "@signature"}
-        if entry_text(content.items()) != entry.text:
+        if not is_whole(entry, content):
             yield from _between(name, content, entry_fields(entry))
         elif ring is not None and (right := ring.of_block(head.bus, entry)) != (there := found.get("@signature")):
             yield Difference(name, "@signature", there, right, ring.is_block_signed(head.bus, entry, found))

@@ -187,8 +187,7 @@ def entry_text(fields: Iterable[tuple[str, str]]) -> str:
 
 def read_entry(name: str, fields: Mapping[str, str]) -> Entry:
     """An entry from a block's hash, its digest computed from what is there; a signature covers it from outside."""
-    covered = {field: text for field, text in fields.items() if field != "@signature"}
-    return _entry(name, entry_text(covered.items()), covered)
+    return _entry(name, entry_text((field, text) for field, text in fields.items() if field != "@signature"))
 
 
 def read_head(fields: Mapping[str, str]) -> Head:
@@ -238,7 +237,7 @@ def read_message(data: bytes) -> Message:
             return Message(head, None, None, database, found.get("repaired") == "true")
         blocks = members(found["blocks"])
         digests = {name: _plain(digest) for name, digest in members(found.get("digests", "{}")).items()}
-        entries = tuple(_entry(name, block, members(block)) for name, block in blocks.items())
+        entries = tuple(_entry(name, block) for name, block in blocks.items())
         prev = _hex("prev", _plain(found["prev"]))
     except ValueError as error:
         raise Malformed(f"message is not the JSON of one: {error}") from error
@@ -272,7 +271,7 @@ def of_database(message: str, number: int) -> str:
 
 def make_entry(name: str, fields: list[tuple[str, str]], digest: str) -> Entry:
     """An entry as Postgres gives it, with the digest that Postgres computed."""
-    envelope = _envelope(dict(fields))
+    envelope = {field: read_value(text) for field, text in fields if field.startswith("@")}
     return Entry(
         name, Mark(envelope["@revision"], digest), entry_text(fields), _partners(envelope), "@retired" in envelope
     )
@@ -283,19 +282,31 @@ def entry_fields(entry: Entry) -> dict[str, str]:
     return members(entry.text)
 
 
-def _entry(name: str, text: str, fields: Mapping[str, str]) -> Entry:
+def is_whole(entry: Entry, fields: Mapping[str, str]) -> bool:
+    """Whether a block's hash holds this entry, each field by itself: one may hold the text of several."""
+    return entry_text(fields.items()) == entry.text and len(_members_of(entry.text)) == len(fields)
+
+
+def _entry(name: str, text: str) -> Entry:
+    """What stands in the text that the digest covers, not in the fields which it came from."""
     try:
-        envelope = _envelope(fields)
+        envelope = _members_of(text)
     except ValueError as error:
-        raise Malformed(f"the envelope of {name} is not JSON: {error}") from error
+        raise Malformed(f"{name} is not JSON: {error}") from error
+    if not isinstance(envelope, dict):
+        raise Malformed(f"{name} is no object")
     if type(envelope.get("@revision")) is not int:
         raise Malformed(f"{name} has no @revision")
     mark = Mark(envelope["@revision"], digest_of(name, text))
     return Entry(name, mark, text, _partners(envelope), "@retired" in envelope)
 
 
-def _envelope(fields: Mapping[str, str]) -> dict[str, Any]:
-    return {field: read_value(text) for field, text in fields.items() if field.startswith("@")}
+def _members_of(text: str) -> Any:
+    """The members of an entry's text; what is nested too deep to be read stays text. Raises ValueError."""
+    try:
+        return read_value(text)
+    except ValueError:
+        return {field: read_value(part) if field.startswith("@") else part for field, part in members(text).items()}
 
 
 def _partners(envelope: Mapping[str, Any]) -> tuple[str, ...] | Literal["*"]:

@@ -59,6 +59,11 @@ def damage(client: Any, how: str) -> None:
             client.hdel(KEYS.block("trading"), "score_threshold")
         case "a field too many":
             client.hset(KEYS.block("trading"), "stray", "1")
+        case "a field within another":
+            fields = client.hgetall(KEYS.block("api"))
+            first, second = sorted(fields, key=lambda field: (len(field), field))[:2]
+            client.hset(KEYS.block("api"), first, f'{fields[first]}, "{second}": {fields[second]}')
+            client.hdel(KEYS.block("api"), second)
         case "not UTF-8":
             client.hset(KEYS.block("trading"), "score_threshold", b"\xff\xfe")
         case "a missing block":
@@ -103,6 +108,7 @@ WAYS = (
     "a changed field",
     "a missing field",
     "a field too many",
+    "a field within another",
     "not UTF-8",
     "a missing block",
     "a renamed block",

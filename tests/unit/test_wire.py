@@ -31,6 +31,7 @@ from configbus.wire import (
     digest_of,
     entry_fields,
     entry_text,
+    is_whole,
     make_entry,
     of_database,
     read_entry,
@@ -552,6 +553,16 @@ def test_an_entry_tells_its_revision_partners_and_whether_it_is_retired() -> Non
     assert read_entry("trading", {"@revision": "7"}).partners == ()
     assert read_entry("trading", {"@revision": "7", "@with": '"*"'}).partners == "*"
     assert read_entry("trading", {"@revision": "7", "@retired": "true"}).retired
+
+
+def test_a_field_that_holds_the_text_of_several_hides_none_of_them() -> None:
+    fields = {"@revision": "7", "size": "10", "@name": '"n"', "@with": '["risk"]'}
+    merged = {"@revision": "7", "size": '10, "@name": "n", "@with": ["risk"]'}
+    entry = read_entry("lane", fields)
+    assert read_entry("lane", merged) == entry
+    assert entry.partners == ("risk",)
+    assert is_whole(entry, fields)
+    assert not is_whole(entry, merged)
 
 
 def test_the_text_of_an_entry_is_that_of_jsonb() -> None:
