@@ -32,7 +32,9 @@ URLS = {
     "redis_url": "redis://USER:PASSWORD@HOST:6379/0",
 }
 SCHEMA = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}", re.ASCII)
-LONGEST_ACTOR = 200
+LONGEST_NAME = 200
+SURROGATE = re.compile("[\ud800-\udfff]")
+"""What stands in a variable for bytes that are no UTF-8."""
 FORMATS = ("console", "json")
 
 
@@ -173,7 +175,7 @@ def _read(source: Mapping[str, str], name: str) -> Any:
         if not value:
             raise SettingsError(f"{told} is empty")
         return value
-    return None
+    return "" if name == "signing_keys" and value == "" else None
 
 
 def _path(value: str) -> str:
@@ -197,10 +199,16 @@ def _check(settings: Settings) -> None:
         value = getattr(settings, name)
         if not is_environment(value):
             raise SettingsError(f"{PREFIX}{name.upper()} is {value!r}, {ENVIRONMENT_RULE}")
-    if not settings.actor.isprintable() or len(settings.actor) > LONGEST_ACTOR:
+    if not settings.actor.isprintable() or len(settings.actor) > LONGEST_NAME:
         raise SettingsError(
-            f"{PREFIX}ACTOR is {settings.actor[:40]!r}, but must be printable, and at most {LONGEST_ACTOR} characters"
+            f"{PREFIX}ACTOR is {settings.actor[:40]!r}, but must be printable, and at most {LONGEST_NAME} characters"
         )
+    if SURROGATE.search(settings.worker) or len(settings.worker) > LONGEST_NAME:
+        raise SettingsError(
+            f"{PREFIX}WORKER is {settings.worker[:40]!r}, but must be UTF-8, and at most {LONGEST_NAME} characters"
+        )
+    if settings.signing_keys == "":
+        raise SettingsError(f"{PREFIX}SIGNING_KEYS is set, and empty: leave it away where nothing is to be signed")
     if settings.signing_keys:
         try:
             read_keys(settings.signing_keys)

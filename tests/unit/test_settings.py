@@ -122,6 +122,10 @@ def test_the_process_environment_is_read_where_no_other_is_given(monkeypatch: py
         ("CONFIGBUS_LOG_LEVEL", "LOUD"),
         ("CONFIGBUS_LOG_FORMAT", "xml"),
         ("CONFIGBUS_DOMAINS", " , "),
+        ("CONFIGBUS_ACTOR", "a\nb"),
+        ("CONFIGBUS_WORKER", "\udcff"),
+        ("CONFIGBUS_WORKER", "x" * 201),
+        ("CONFIGBUS_SIGNING_KEYS", ""),
     ],
 )
 def test_a_bad_value_is_refused_and_its_variable_named(variable: str, value: str) -> None:
