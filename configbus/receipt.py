@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from configbus.link import Link
+    from configbus.snapshot import Rejection
     from configbus.wire import Keys, Release
 
 PAUSE_SECONDS = 0.02
@@ -126,7 +127,7 @@ def _receipts(workers: Iterable[Worker], release: Release, released_at: int, clo
         match outcome:
             case Outcome.APPLIED:
                 latency = max(min(presence.applied_at, clock) - released_at, 0) / 1_000_000
-                yield WorkerReceipt(worker.name, outcome, revision, latency)
+                yield WorkerReceipt(worker.name, outcome, revision, latency if release.blocks else None)
             case Outcome.HELD:
                 block = _held(worker, release)[0]
                 why = presence.held[block]
@@ -138,7 +139,7 @@ def _receipts(workers: Iterable[Worker], release: Release, released_at: int, clo
 
 def _outcome(worker: Worker, release: Release) -> Outcome:
     presence = worker.presence
-    if presence is not None and not any(map(worker.is_following, release.blocks)):
+    if presence is not None and release.blocks and not any(map(worker.is_following, release.blocks)):
         return Outcome.NOT_FOLLOWED
     if presence is None or presence.position < release.position:
         return Outcome.MISSING
@@ -146,10 +147,22 @@ def _outcome(worker: Worker, release: Release) -> Outcome:
 
 
 def _held(worker: Worker, release: Release) -> list[str]:
-    """The blocks of a release that a worker holds back, and did not have in force before it held a later one back."""
+    """The blocks of a release that a worker holds back, and did not have in force before it held a later one back. For
+    a release without blocks whatever it holds of an earlier one counts: that is what was to be in force already.
+    """
+    presence = worker.presence
+    if presence is None:
+        return []
+    if not release.blocks:
+        return [name for name, held in presence.held.items() if held.revision <= release.revision]
     found = []
     for name in release.blocks:
-        held = worker.presence.held.get(name) if worker.presence is not None else None
-        if held is not None and held.revision >= release.revision > (held.last_good or 0):
+        held = presence.held.get(name)
+        if held is not None and held.revision >= release.revision > _last_good(held):
             found.append(name)
     return found
+
+
+def _last_good(held: Rejection) -> int:
+    """The revision in force of a block that is held; 0 where it is one of a history that was lost."""
+    return held.last_good if held.last_good is not None and held.last_good < held.revision else 0

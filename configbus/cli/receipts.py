@@ -30,7 +30,7 @@ def finish(author: Author, release: Release, wait: float | None, *, as_json: boo
         typer.echo(release.revision)
         if not release.blocks:
             typer.echo("nothing differs from what is in force", err=True)
-    if wait is None or not release.blocks:
+    if wait is None:
         if as_json:
             show_json(release)
         return
@@ -57,7 +57,7 @@ def _show(receipt: Receipt) -> None:
     if not receipt.workers:
         typer.echo("no worker was heard of: does CONFIGBUS_REDIS_URL point to theirs?")
         return
-    taken = sorted(one.latency or 0.0 for one in applied)
+    taken = sorted(one.latency for one in applied if one.latency is not None)
     speed = f", median {median(taken) * 1000:.0f} ms, slowest {taken[-1] * 1000:.0f} ms" if taken else ""
     besides = f"; {len(unconcerned)} more follow none of its blocks" if unconcerned else ""
     concerned = len(receipt.workers) - len(unconcerned)

@@ -100,7 +100,8 @@ def test_set_waits_for_those_who_follow_it(shell: Shell) -> None:
     assert 0 < told["workers"][0]["latency"] < 5
 
     nothing = shell("set", "risk.max_order_attempts=5", "--wait", "5")
-    assert (nothing.returncode, nothing.stdout) == (0, "3\n")
+    assert (nothing.returncode, nothing.stdout) == (0, "3\napplied by 2 of 2 workers\n"), nothing.stderr
+    assert json.loads(shell("set", "risk.max_order_attempts=5", "--wait", "5", "--json").stdout)["applied"] is True
 
 
 def test_who_cannot_be_waited_for_is_told_and_never_taken_for_everybody(shell: Shell, servers: dict[str, Any]) -> None:
@@ -128,6 +129,8 @@ def test_a_worker_that_refuses_or_lags_is_named_with_exit_status_9(shell: Shell,
     sql(shell, "UPDATE configbus.trading_config SET drawdown_reduction_tiers = '[7]' WHERE status = 'active'")
     until(lambda: json.loads(shell("status", "--json").stdout)["redis"]["revision"] == 2)
     until(lambda: "partial" in shell("workers").stdout)
+    again = shell("set", "risk.max_order_attempts=3", "--wait", "0")
+    assert (again.returncode, "alpha" in again.stdout) == (9, True), "it changes nothing, and alpha holds trading back"
     refused = shell("set", "trading.max_slippage_entry_bps=77", "--wait", "5")
     assert refused.returncode == 3, refused.stdout  # what no model admits is not built upon
     held = shell("rollback", "trading", "--to", "1", "--wait", "5")

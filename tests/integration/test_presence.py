@@ -155,6 +155,50 @@ def test_a_receipt_tells_of_every_worker(published: Settings, author: Author, wo
         assert earlier.of(Outcome.HELD) == [], "it had that one in force"
 
 
+def test_a_call_that_changes_nothing_is_applied_only_where_what_it_asks_for_is_in_force(
+    published: Settings, author: Author, worker: dict[str, Any], client: Any
+) -> None:
+    with running_relay(published), ConfigBus.connect(**worker, worker="alpha", require="live") as bus:
+        bus.wait_for(author.set({"risk.max_order_attempts": 4}))
+        nothing = author.set({"risk.max_order_attempts": 4})
+        assert nothing.blocks == ()
+        assert author.receipt(nothing).is_applied
+        with psycopg.connect(published.require("database_url")) as sql:
+            sql.execute("UPDATE configbus.trading_config SET drawdown_reduction_tiers = '[7]' WHERE status = 'active'")
+        until(lambda: "trading" in bus.held)
+        (held,) = author.receipt(author.set({"risk.max_order_attempts": 4})).of(Outcome.HELD)
+        assert (held.worker, held.block) == ("alpha", "trading")
+        client.delete(f"{PREFIX}worker:alpha")
+        assert not author.receipt(nothing, 0).is_applied
+
+
+def test_content_of_a_history_that_was_lost_is_no_later_one(
+    published: Settings, author: Author, worker: dict[str, Any], client: Any
+) -> None:
+    with running_relay(published), ConfigBus.connect(**worker, worker="alpha", require="live"):
+        release = author.set({"risk.max_order_attempts": 4})
+        assert author.receipt(release).is_applied
+        held = {"risk": {"revision": release.revision, "field": "x", "reason": "y", "last_good": 7}}
+        client.hset(f"{PREFIX}worker:alpha", "held", json.dumps(held))
+        (one,) = author.receipt(release, 0).workers
+        assert one.outcome is Outcome.HELD
+
+
+@DRIVERS
+@pytest.mark.usefixtures("relay")
+def test_a_word_that_did_not_get_through_is_soon_said_again(
+    driver: str, author: Author, worker: dict[str, Any], client: Any
+) -> None:
+    with connected_bus(driver, **worker, worker="alpha", require="live") as driven:
+        until(lambda: said(client, "alpha").get("state") == "live")
+        for each in client.client_list():
+            if each["name"] == "configbus-alpha" and each["sub"] == "0":
+                client.client_kill_filter(_id=each["id"])
+        release = author.set({"risk.max_order_attempts": 4})
+        driven.wait_for(release)
+        assert author.receipt(release, 3.0).is_applied
+
+
 def author_epoch(author: Author) -> int:
     return author.release(1).epoch
 
