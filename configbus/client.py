@@ -63,6 +63,7 @@ class ConfigBus(Reads):
 
     def _prepare(self, follower: Follower) -> None:
         """Everything that belongs to one process alone: locks, queues, connections, threads not begun yet."""
+        self._pid = os.getpid()
         self._follower = follower
         self._changed = threading.Condition()
         self._closing = threading.Event()
@@ -192,6 +193,7 @@ class ConfigBus(Reads):
         for thread in self._threads:
             if thread.ident is not None and thread is not threading.current_thread():
                 thread.join(2 * ANSWER_SECONDS)
+        self._poll.drop()
         if self._writer is not None:
             self._writer.close()
 
@@ -237,9 +239,8 @@ class ConfigBus(Reads):
 
     def _wake_in_child(self) -> None:
         parent, settings = self._follower, self._plan.settings
-        if settings.worker.endswith(f":{os.getppid()}"):
-            settings = replace(settings, worker=f"{settings.worker.rpartition(':')[0]}:{os.getpid()}")
-        self._plan = replace(self._plan, settings=settings)
+        worker = f"{settings.worker.removesuffix(f':{self._pid}')}:{os.getpid()}"
+        self._plan = replace(self._plan, settings=replace(settings, worker=worker))
         self._prepare(self._plan.follower(parent))
         self._snapshot = self._parents
         for subscription in self._subscriptions:

@@ -62,7 +62,7 @@ class Poll:
         self._asked.put(None)
 
     def drop(self) -> None:
-        """Close the connection in a child made by fork: it is the parent's."""
+        """Close the connection, whoever uses it."""
         self._link.close()
 
     def _look(self, asked: float) -> protocol.Event:

@@ -131,7 +131,9 @@ class Reads:
     @property
     def age(self) -> float:
         """Seconds since the copy was last known to be complete; infinite if it never was."""
-        return math.inf if self._vouched is None else now() - self._vouched
+        _ = self._snapshot  # in a child made by fork this is a use
+        vouched = self._vouched  # read once: a bus that is closed meanwhile has none
+        return math.inf if vouched is None else now() - vouched
 
     @property
     def seconds_to_expiry(self) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -76,6 +77,31 @@ def test_a_child_follows_by_itself_and_the_parent_goes_on(worker: dict[str, Any]
         bus.wait_for(author.set({"risk.max_order_attempts": 10}))
     for end in ready:
         os.close(end)
+
+
+@pytest.mark.parametrize("given", [None, "alpha"])
+def test_each_child_has_a_name_of_its_own(worker: dict[str, Any], given: str | None) -> None:
+    with ConfigBus.connect(**worker, worker=given, require="live") as bus:
+
+        def work() -> str:
+            bus.refresh(timeout=PATIENCE)
+            name = f"{given or socket.gethostname()}:{os.getpid()}"
+            with redis.Redis.from_url(worker["redis_url"], decode_responses=True) as client:
+                until(lambda: client.zscore("configbus:{production}:workers", name) is not None)
+            return name
+
+        child, grandchild = in_child(work), in_child(lambda: in_child(work))
+        assert child != grandchild
+
+
+def test_a_child_that_asks_for_its_age_alone_follows_too(worker: dict[str, Any]) -> None:
+    with ConfigBus.connect(**worker, require="live") as bus:
+
+        def work() -> None:
+            begun = bus.age
+            until(lambda: bus.age < begun)
+
+        in_child(work)
 
 
 def test_a_child_that_uses_nothing_connects_to_nothing(worker: dict[str, Any], redis_url: str) -> None:

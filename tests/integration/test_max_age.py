@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -9,7 +10,7 @@ import pytest
 from buses import connected_bus
 from relays import running_relay
 
-from configbus import ConfigBus
+from configbus import ConfigBus, reads
 from configbus.errors import ConfigBusError, Stale
 from configbus.reads import Reads
 
@@ -58,6 +59,20 @@ def test_a_held_block_is_refused_and_the_others_are_not(
             bus.get("trading.score_threshold", max_age=3)
         assert bus.get("trading.score_threshold", None, max_age=3) is None
         assert str(bus.get("trading.score_threshold")) == "0.700"
+
+
+@pytest.mark.usefixtures("relay")
+def test_its_age_is_told_while_the_bus_is_closed(worker: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    bus = ConfigBus.connect(**worker, require="live")
+    clock = reads.now
+
+    def closing() -> float:
+        bus.close()
+        return clock()
+
+    monkeypatch.setattr(reads, "now", closing)
+    assert bus.age < 60
+    assert bus.age == math.inf
 
 
 def test_a_value_is_no_older_than_its_age_whatever_is_adopted_meanwhile(
