@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 SLACK_SECONDS = 0.001
 CURRENT_SECONDS = 3.0
 """After the last fault every worker stands at the head: a connection may have become half-open just then."""
-SURE_SECONDS = 5.0
-"""... and has known so ever since."""
+SURE_SECONDS = 5.5
+"""... and has known so ever since: a load on a dead connection takes 1 s, what waited in the other is heard then,
+silence there is asked about after 1.5 s and given up after 1 s more, and two looks at the stamp follow, 0.6 s apart.
+"""
 
 
 def check(history: History) -> None:

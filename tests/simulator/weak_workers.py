@@ -59,8 +59,8 @@ class PrevIgnored(Follower):
 class FileNoFloor(Follower):
     """Starts from its last-good file, and follows what is older."""
 
-    def _recall(self, last_good: LastGood) -> None:
-        super()._recall(last_good)
+    def _recall(self, last_good: LastGood) -> Steps:
+        yield from super()._recall(last_good)
         self.received = None
 
     def _floor(self) -> Position | None:
@@ -161,8 +161,12 @@ class FreshByPush(Follower):
 
 
 class NeverConfirmed(Follower):
-    def _confirm(self, _received: Received) -> Steps:
-        yield from ()
+    """Started from Postgres it does not notice that Redis stands there, too."""
+
+    def _adopt(self, received: Received, origin: Origin) -> Steps:
+        stands = self.snapshot
+        if stands is None or stands.origin != "postgres" or stands.position != received.position:
+            yield from super()._adopt(received, origin)
 
 
 class JunkRaises(Follower):
