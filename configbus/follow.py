@@ -48,6 +48,7 @@ LOOK_SECONDS = 1.0
 """Pause between two looks at the head."""
 PROOF_SECONDS = 0.6
 """After the first stamp of a connection: by then the relay must have moved it."""
+SAY_AGAIN_SECONDS = 1.0
 SILENCE_SECONDS = 1.5
 """Three bookmarks that did not come."""
 
@@ -64,6 +65,8 @@ class _Turn:
     saying: bool = False
     said: Standing | None = None
     said_at: float = -math.inf
+    say_at: float = -math.inf
+    """After a word that did not get through."""
 
 
 @dataclass(slots=True)
@@ -93,7 +96,7 @@ class Follower(Receiver):
     def run(self) -> Steps:
         """Follow for ever: connect, load, listen; after a loss once more."""
         if self.last_good is not None and self.received is None:
-            self._recall(self.last_good)
+            yield from self._recall(self.last_good)
         if self.snapshot is not None and self.received and self.snapshot.position != self.received.position:
             yield from self._adopt(self.received, "redis")
         pause = FIRST_PAUSE
@@ -160,6 +163,7 @@ class Follower(Receiver):
                 case Said(fault):
                     turn.saying = False
                     if fault is not None:
+                        turn.said, turn.say_at = None, self.now + SAY_AGAIN_SECONDS
                         yield from self._report("warning", "presence_failed", reason=fault)
                 case Refresh(ticket):
                     self._ticket = ticket
@@ -198,7 +202,7 @@ class Follower(Receiver):
         if standing is None or self._clock is None or self.renew_seconds is None or turn.saying:
             return math.inf
         if standing != turn.said or self._unheard:
-            return turn.said_at + PAUSE_SECONDS
+            return max(turn.said_at + PAUSE_SECONDS, turn.say_at)
         expiry = math.inf if self.vouched is None else self.vouched + LIVE_SECONDS
         return min(turn.said_at + self.renew_seconds, expiry if expiry > self.now else math.inf)
 
@@ -235,7 +239,7 @@ class Follower(Receiver):
         elif not (
             message.entries is not None
             and message.head.epoch == received.head.epoch
-            and message.head.position > received.position
+            and message.head.revision == received.head.revision + 1
             and message.prev == received.head.state
             and (yield from self._apply(received, message.head, message.entries))
         ):

@@ -30,7 +30,7 @@ class LastGood:
     entries are in force instead, None for none: then the model's defaults are, or for a key nothing.
 
     `vouched` is the instant up to which it was known to be complete, None where it never was: seconds on the clock
-    of whoever has it.
+    of whoever has it. `signed` says that whoever kept it had keys, and took nothing that nobody with a key wrote.
     """
 
     head: Head
@@ -38,14 +38,16 @@ class LastGood:
     entries: Mapping[str, Entry]
     good: Mapping[str, Entry | None]
     vouched: float | None = None
+    signed: bool = False
 
     def beside(self, other: LastGood) -> LastGood:
         """The same, with what another worker that shares the file has in force of blocks that it holds: one of other
-        code may hold what this one takes.
+        code may hold what this one takes. Of one state it is known to be complete up to the later instant.
         """
         theirs = {name: entry for name, entry in other.good.items() if entry is not None and name in self.entries}
         ours = {name: entry for name, entry in self.good.items() if entry is not None or name not in theirs}
-        return replace(self, good=theirs | ours)
+        known = [kept.vouched for kept in (self, other) if kept.head == self.head and kept.vouched is not None]
+        return replace(self, good=theirs | ours, vouched=max(known, default=None))
 
     @property
     def in_force(self) -> dict[str, Entry]:
@@ -63,6 +65,7 @@ def to_text(kept: LastGood, where: str) -> str:
             "blocks": {name: entry.text for name, entry in kept.entries.items()},
             "good": {name: entry.text if entry is not None else None for name, entry in kept.good.items()},
             "vouched": kept.vouched,
+            "signed": kept.signed,
         }
     )
     head = kept.head
@@ -103,8 +106,8 @@ def from_text(text: str, where: str) -> LastGood:
     if strangers := [name for name, entry in entries.items() if index.get(name) != entry.mark]:
         raise Malformed(f"has content of {strangers[0]} that does not fit its index")
     good = {name: _entry(name, text) if text is not None else None for name, text in found["good"].items()}
-    vouched = found["vouched"]
-    return LastGood(head, index, entries, good, float(vouched) if vouched is not None else None)
+    vouched = float(found["vouched"]) if found["vouched"] is not None else None
+    return LastGood(head, index, entries, good, vouched, found.get("signed") is True)
 
 
 def _entry(name: str, text: str) -> Entry:

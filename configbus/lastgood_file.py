@@ -7,6 +7,7 @@ machine share; again now and then while nothing changes, since it also tells up 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -35,6 +36,7 @@ PAUSE_SECONDS = 0.2
 AGAIN_SECONDS = 30.0
 """While nothing changes."""
 END_SECONDS = 2.0
+LOCK_SECONDS, LOCK_PAUSE_SECONDS = 1.0, 0.01
 FAULTS = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, Malformed)
 """What reading brings where the file is not what was written, checksum or not."""
 
@@ -64,7 +66,7 @@ class LastGoodFile:
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with self._opened(os.O_RDWR | os.O_CREAT, self.path.with_suffix(".lock")) as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                _lock(lock)
                 try:
                     if (merged := self._merged(kept)) is not None:
                         self._replace(to_text(merged, self._where).encode())
@@ -96,7 +98,10 @@ class LastGoodFile:
                 return kept
             position, held = heading
             newer = kept.head.position < position and position.epoch <= kept.head.epoch + FARTHEST
-            if not (newer or held) or (there := self._load()).head.bus != kept.head.bus:
+            if not (newer or held or position == kept.head.position):
+                return kept
+            there = self._load()
+            if there.head.bus != kept.head.bus or (kept.signed and not there.signed):
                 return kept
         except FAULTS:
             return kept
@@ -145,6 +150,7 @@ class LastGoodWriter:
         """Note up to when the state was complete."""
         with self._changed:
             self._vouched = time.time() - seconds_ago
+            self._changed.notify()
 
     def end(self) -> None:
         """Write what waits, and no more; returns at once."""
@@ -162,8 +168,11 @@ class LastGoodWriter:
         written: float | None = None
         while True:
             with self._changed:
-                if self._waiting is None and not self._closing:
-                    self._changed.wait(AGAIN_SECONDS)
+                never = state is not None and written is None
+                self._changed.wait_for(
+                    lambda: self._waiting is not None or self._closing or (never and self._vouched is not None),  # noqa: B023  # used before it changes
+                    AGAIN_SECONDS,
+                )
                 due = self._waiting is not None or self._vouched != written
                 state, self._waiting = self._waiting or state, None
                 vouched, closing = self._vouched, self._closing
@@ -174,6 +183,20 @@ class LastGoodWriter:
                 return
             with self._changed:
                 self._changed.wait_for(lambda: self._closing, PAUSE_SECONDS)
+
+
+def _lock(file: int) -> None:
+    """Whoever holds it for longer than any writing takes hangs, or is a child of one that was killed while it wrote."""
+    until = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                raise OSError(errno.EAGAIN, f"another process holds its lock for more than {LOCK_SECONDS} s") from None
+            time.sleep(LOCK_PAUSE_SECONDS)
+        else:
+            return
 
 
 def _check_owned(file: int) -> None:

@@ -30,6 +30,7 @@ from configbus.protocol import (
     Wait,
 )
 from configbus.signing import Unsigned
+from configbus.snapshot import LIVE_SECONDS
 from configbus.wire import FARTHEST, Entry, Head, Malformed, Mark, NotUnderstood, Position
 
 if TYPE_CHECKING:
@@ -241,7 +242,9 @@ class Receiver:
         held = {name: self._good.get(name) for name in snapshot.held}
         taken = {name: entry for name, entry in received.entries.items() if name not in snapshot.held}
         self._good = taken | {name: entry for name, entry in held.items() if entry is not None}
-        state = LastGood(received.head, dict(received.index), dict(received.entries), held)
+        state = LastGood(
+            received.head, dict(received.index), dict(received.entries), held, signed=self.ring is not None
+        )
         yield from self._do(Keep(state))
 
     def _ours(self, head: Head) -> Asking[bool]:
@@ -293,8 +296,15 @@ class Receiver:
         told = f"it is of bus {kept.bus} and epoch {kept.epoch}, and the servers are of {head.bus} and {head.epoch}"
         yield from self._report("error", "snapshot_refused", reason=told)
 
-    def _recall(self, last_good: LastGood) -> None:
-        """Begin where an earlier life ended: nothing older is followed, and blocks that it held keep what they had."""
+    def _recall(self, last_good: LastGood) -> Steps:
+        """Begin where an earlier life ended: nothing older is followed, and blocks that it held keep what they had.
+        With keys only what was kept with keys is believed.
+        """
+        if self.ring is not None and not last_good.signed:
+            self.last_good = None
+            told = "it was kept without CONFIGBUS_SIGNING_KEYS, which are set now"
+            yield from self._report("warning", "snapshot_refused", reason=told)
+            return
         position = last_good.head.position
         self.received = Received(last_good.head, dict(last_good.index), dict(last_good.entries))
         stood = adopt(last_good.in_force, position, "snapshot", None, self.catalogue, self.selection)
@@ -312,7 +322,8 @@ class Receiver:
             reason = "neither Redis nor Postgres gave a state"
             if self._base is not None:
                 self.snapshot = self._base
-                self.vouched = self.last_good.vouched if self.last_good is not None else None
+                if self.last_good is not None and self.last_good.vouched is not None:
+                    self.vouched = min(self.last_good.vouched, self.now - LIVE_SECONDS)
                 yield from self._report("warning", "standing_on_snapshot", reason=reason)
                 yield from self._report_held(self.snapshot, None)
             else:

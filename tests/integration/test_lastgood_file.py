@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import fcntl
 import math
 import os
 import re
@@ -248,6 +250,63 @@ def test_an_age_that_lies_in_the_future_is_none(keeping: dict[str, Any]) -> None
     the_file(keeping).write(replace(kept, vouched=kept.vouched + 86_400))
     with ConfigBus.connect(**keeping | {"redis_url": DOWN}, start_timeout=1.0) as bus:
         assert (bus.origin, bus.age) == ("snapshot", math.inf)
+
+
+@pytest.mark.usefixtures("relay")
+def test_a_state_that_was_vouched_for_says_so_at_once(keeping: dict[str, Any]) -> None:
+    with ConfigBus.connect(**keeping, require="live"):
+        until(lambda: (kept := the_file(keeping).read()) is not None and kept.vouched is not None)
+
+
+def test_a_restart_that_nothing_vouches_for_keeps_what_is_known_of_the_state(
+    published: Settings, keeping: dict[str, Any]
+) -> None:
+    with running_relay(published), ConfigBus.connect(**keeping, require="live"):
+        pass
+    known = the_file(keeping).read()
+    assert known is not None
+    assert known.vouched is not None
+    with ConfigBus.connect(**keeping, require="known") as bus:
+        assert (bus.origin, bus.age) == ("redis", math.inf)
+    kept = the_file(keeping).read()
+    assert kept is not None
+    assert kept.vouched == known.vouched
+
+
+@pytest.mark.usefixtures("relay")
+def test_a_lock_that_is_never_given_back_keeps_nobody_waiting(
+    keeping: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    with ConfigBus.connect(**keeping, require="live"):
+        pass
+    with file_of(keeping).with_suffix(".lock").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with ConfigBus.connect(**keeping, require="live"):
+            until(lambda: any("snapshot_not_written" in record.message for record in caplog.records))
+    (record,) = [record for record in caplog.records if "snapshot_not_written" in record.message]
+    assert "another process holds its lock" in record.message
+
+
+@DRIVERS
+def test_what_was_kept_without_keys_is_not_believed_with_keys(
+    driver: str, published: Settings, keeping: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    with running_relay(published), ConfigBus.connect(**keeping, require="live"):
+        pass
+    kept = the_file(keeping).read()
+    assert kept is not None
+    the_file(keeping).write(replace(kept, head=replace(kept.head, revision=900)))
+    keys = "a:" + base64.b64encode(b"a" * 32).decode()
+    signed = keeping | {"signing_keys": keys}
+    with running_relay(replace(published, signing_keys=keys)):
+        with connected_bus(driver, **signed, require="live") as driven:
+            assert (driven.reads.origin, driven.reads.revision) == ("redis", 1)
+        assert any("kept without CONFIGBUS_SIGNING_KEYS" in record.message for record in caplog.records)
+        known = the_file(keeping).read()
+        assert known is not None
+        assert (known.signed, known.head.revision) == (True, 1)
+    with connected_bus(driver, **signed | {"redis_url": DOWN}, require="known", start_timeout=0.5) as driven:
+        assert (driven.reads.origin, driven.reads.revision) == ("snapshot", 1)
 
 
 def directory(path: Path) -> None:

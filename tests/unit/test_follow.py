@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from configbus.domains import RiskConfig, TradingConfig
 from configbus.follow import Follower
+from configbus.lastgood import LastGood
 from configbus.protocol import (
     DONE,
     Adopt,
@@ -39,8 +40,9 @@ from configbus.protocol import (
     Wait,
 )
 from configbus.receive import LOAD_ATTEMPTS
-from configbus.snapshot import Selection
-from configbus.wire import EMPTY_STATE, Entry, Head, entry_fields, of_database
+from configbus.signing import Keyring
+from configbus.snapshot import LIVE_SECONDS, Selection, State, state_of
+from configbus.wire import EMPTY_STATE, Entry, Head, Mark, entry_fields, of_database
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -317,6 +319,18 @@ def test_a_message_that_builds_on_another_state_is_not_applied_but_loaded() -> N
     forged = replace(step, head=replace(step.head, revision=2))
     other.head = forged.head
     assert size(loads_for(script, forged.message, other)) == 2
+
+
+def test_a_message_that_leaps_ahead_of_all_releases_is_not_applied_but_loaded() -> None:
+    history = base()
+    script = started(history)
+    other = base()
+    step = other.release({"strategy/a": {"size": 2}})
+    leap = replace(step, head=replace(step.head, revision=1001))
+    assert script.answer(Arrived(leap.message)) == Read((), 1.0)
+    script.read(history)
+    assert script.follower.received is not None
+    assert script.follower.received.head == history.head
 
 
 def test_a_message_whose_blocks_do_not_make_the_heads_state_is_not_applied_but_loaded() -> None:
@@ -1282,6 +1296,45 @@ def test_a_refresh_loads_and_is_answered_when_that_is_done() -> None:
     assert isinstance(script.read(history), Receive)
     assert script.refreshed == [None]
     assert [size(snapshot) for snapshot in script.adopted] == [2]
+
+
+@pytest.mark.parametrize("vouched", [-0.5, -900.0])
+def test_what_a_file_says_of_its_age_makes_nobody_live(vouched: float) -> None:
+    history = base()
+    kept = LastGood(history.head, marks(history), history.entries, {}, vouched)
+    script = Script(Follower(CATALOGUE, EVERYTHING, None, last_good=kept, last_good_at=1.0))
+    stands_on(script, 1.0, "snapshot")
+    assert script.follower.vouched == min(vouched, 1.0 - LIVE_SECONDS)
+    while not isinstance(script.command, Subscribe):
+        script.answer(DONE)
+    script.answer(DONE)
+    script.answer(Subscribed())
+    script.read(history)
+    assert [snapshot.origin for snapshot in script.adopted] == ["snapshot", "redis"]
+    assert state_of(script.adopted[-1], script.follower.vouched, script.at) is State.STALE
+
+
+def test_what_was_kept_without_keys_is_refused_by_one_that_has_keys() -> None:
+    history = base()
+    kept = LastGood(history.head, marks(history), history.entries, {}, 0.0)
+    ring = Keyring({"a": b"a" * 32}, "configbus:{production}:")
+    for good, origin in ((kept, "layers"), (replace(kept, signed=True), "snapshot")):
+        script = Script(Follower(CATALOGUE, EVERYTHING, 1.0, last_good=good, last_good_at=1.0, ring=ring))
+        stands_on(script, 1.0, origin)
+        assert (("warning", "snapshot_refused") in script.reports) is (origin == "layers")
+
+
+def stands_on(script: Script, at: float, origin: str) -> None:
+    """Refused until then, and at that instant."""
+    script.answer(Failed("refused"))
+    script.until(at)
+    script.answer(Failed("refused"))
+    (snapshot,) = script.adopted
+    assert snapshot.origin == origin
+
+
+def marks(history: History) -> dict[str, Mark]:
+    return {name: entry.mark for name, entry in history.entries.items()}
 
 
 def test_a_refresh_that_comes_during_a_load_is_answered_by_one_that_began_after_it() -> None:
