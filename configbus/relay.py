@@ -104,7 +104,8 @@ class Relay:
             return self._stamp(connection)
 
     def _serve(self, connection: Connection, bell: psycopg.Connection[tuple[object, ...]]) -> None:
-        bell.execute(pgsql.SQL("LISTEN {}").format(pgsql.Identifier(self._settings.schema)))
+        with translated():
+            bell.execute(pgsql.SQL("LISTEN {}").format(pgsql.Identifier(self._settings.schema)))
         if not self._fault:
             log.info("relay_started", environment=self._keys.environment)
         stamp_at = compare_at = 0.0

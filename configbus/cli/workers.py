@@ -117,7 +117,7 @@ def _facts(worker: Worker, clock: int, newest: dict[str, Any]) -> dict[str, Any]
     if presence.state == "stale":
         why.append("it cannot vouch for its copy: is a relay running?")
     elif presence.state == "offline":
-        why.append("it has found nothing in Redis to follow")
+        why.append("it has found nothing in Redis that it may follow: its log tells why")
     behind = None
     if newest.get("epoch") == epoch:
         behind = max(newest["revision"] - revision, 0)
