@@ -265,7 +265,9 @@ class Cluster:
     def _environ(self, **variables: str) -> dict[str, str]:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("CONFIGBUS_")}
         path = os.pathsep.join(filter(None, [str(TESTS), os.environ.get("PYTHONPATH", "")]))
-        ours = {"CONFIGBUS_ENVIRONMENT": "production", "CONFIGBUS_SIGNING_KEYS": self.signing_keys}
+        ours = {"CONFIGBUS_ENVIRONMENT": "production"}
+        if self.signing_keys:
+            ours["CONFIGBUS_SIGNING_KEYS"] = self.signing_keys
         return clean | ours | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1"} | variables
 
 
