@@ -159,6 +159,7 @@ def _listen_threaded(worker: Threaded, stopping: threading.Event) -> None:
 
 
 async def run_tasks(names: list[str]) -> None:
+    threads = threading.active_count()
     await asyncio.to_thread(gc.collect)  # the thread that reads stdin is there from now on
     descriptors, tasks = _descriptors(), len(asyncio.all_tasks())
     workers = await asyncio.gather(*(_connected(name) for name in names))
@@ -187,8 +188,12 @@ async def run_tasks(names: list[str]) -> None:
     for worker in workers:
         await worker.close()
     await asyncio.sleep(0)
-    journals = len(workers)
-    left = {"tasks": len(asyncio.all_tasks()) - tasks, "descriptors": _descriptors() - descriptors - journals}
+    await asyncio.get_running_loop().shutdown_default_executor()  # its threads are the loop's
+    left = {
+        "threads": threading.active_count() - threads,
+        "tasks": len(asyncio.all_tasks()) - tasks,
+        "descriptors": _descriptors() - descriptors - len(workers),  # their journals
+    }
     for worker in workers:
         worker.journal.write("left", left)
 
