@@ -50,7 +50,7 @@ def check(
     `hurts` are the instants at which faults began, where they lasted for a while.
     """
     for life in lives:
-        for judge in (_check_adoptions, _check_states, _check_calls, _check_end):
+        for judge in (_check_adoptions, _check_states, _check_calls, _check_end, _check_left):
             if fault := judge(commits, life):
                 raise Broken(f"{life.worker}: {fault}")
     begins = sorted([*heals, *hurts, math.inf])
@@ -70,7 +70,7 @@ def check(
 def check_ended(commits: Sequence[Commit], lives: Sequence[Life]) -> None:
     """Judge lives that were over before all was. Raises Broken."""
     for life in lives:
-        for judge in (_check_adoptions, _check_states, _check_calls):
+        for judge in (_check_adoptions, _check_states, _check_calls, _check_left):
             if fault := judge(commits, life):
                 raise Broken(f"{life.worker}: {fault}")
 
@@ -180,6 +180,14 @@ def _check_end(commits: Sequence[Commit], life: Life) -> str | None:
     for (subscription, block), values in seen.items():
         if block in last.values and values != last.values[block]:
             return f"the last call of {subscription!r} for {block} has not seen the last state"
+    return None
+
+
+def _check_left(_commits: Sequence[Commit], life: Life) -> str | None:
+    if life.killed:
+        return None
+    if not life.left:
+        return "it did not come to its end: nothing says what it left behind"
     if left := {what: number for what, number in life.left.items() if number > 0}:
         return f"left behind: {left}"
     return None

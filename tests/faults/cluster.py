@@ -42,6 +42,7 @@ class Process:
 
     def __init__(self, directory: Path, name: str, command: list[str], environ: dict[str, str]) -> None:
         self.name = name
+        self.killed = False
         self._out, self._err = directory / f"{name}.out", directory / f"{name}.err"
         launcher = ["setpriv", "--pdeathsig=KILL", "--"] if shutil.which("setpriv") else []
         with self._out.open("ab") as out, self._err.open("ab") as err:
@@ -76,11 +77,14 @@ class Process:
         self.popen.send_signal(number)
 
     def kill(self) -> None:
+        self.killed = True
         self.popen.kill()
         self.popen.wait()
 
     def end(self, number: signal.Signals | None = None) -> None:
-        """Close its stdin, or send a signal, and wait for the end; killed if it does not come to it."""
+        """Close its stdin, or send a signal, and wait for the end, a good one unless the test killed it; killed if it
+        does not come to it.
+        """
         if self.popen.poll() is None:
             self.send(signal.SIGCONT)
             if number is not None:
@@ -92,6 +96,7 @@ class Process:
         except subprocess.TimeoutExpired:
             self.kill()
             raise
+        assert self.killed or self.popen.returncode == 0, f"{self.name}: {self.popen.returncode}\n{self.log}"
 
     def seconds_of_cpu(self) -> float:
         fields = Path(f"/proc/{self.popen.pid}/stat").read_text().rpartition(")")[2].split()
@@ -223,7 +228,8 @@ class Cluster:
         worker.end()
         self._check_log(worker)
         self.workers.remove(worker)
-        return [read_life(self.directory / f"{name}.jsonl") for name in self._lives.pop(worker.name)]
+        names = self._lives.pop(worker.name)
+        return [read_life(self.directory / f"{name}.jsonl", killed=worker.killed) for name in names]
 
     def finish(self, limit: float, settle_seconds: float = 10.0, lost: Iterable[Commit] = ()) -> Times:
         """End everything, judge all that was written down, and return how long it took to be current again.

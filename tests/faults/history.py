@@ -91,7 +91,9 @@ class Sample:
 
 @dataclass(slots=True)
 class Life:
-    """One worker from its connection to its end; `left` are threads, descriptors and tasks that outlived it."""
+    """One worker from its connection to its end; `left` are threads, descriptors and tasks that outlived it, which
+    only one that the test `killed` does not write down.
+    """
 
     worker: str
     adoptions: list[Adoption] = field(default_factory=list)
@@ -99,11 +101,12 @@ class Life:
     told: list[Told] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     left: dict[str, int] = field(default_factory=dict)
+    killed: bool = False
 
 
-def read_life(path: Path) -> Life:
+def read_life(path: Path, *, killed: bool = False) -> Life:
     """A life from its lines."""
-    life = Life(path.stem)
+    life = Life(path.stem, killed=killed)
     for line in path.read_text(encoding="utf8").splitlines():
         match json.loads(line):
             case ["adoption", at, epoch, revision, origin, held, values]:

@@ -136,6 +136,10 @@ def leaking(life: Life) -> None:
     life.left["threads"] = 1
 
 
+def endless(life: Life) -> None:
+    life.left.clear()
+
+
 def empty(life: Life) -> None:
     life.adoptions.clear()
 
@@ -164,6 +168,7 @@ def slow(life: Life) -> None:
         (behind, "Postgres at"),
         (stale_for_ever, "it ends stale"),
         (leaking, "left behind"),
+        (endless, "did not come to its end"),
         (empty, "adopted nothing"),
         (slow, "caught up 1.100 s"),
     ],
@@ -211,6 +216,14 @@ def test_a_life_that_was_over_early_need_not_have_seen_the_end() -> None:
     life.adoptions[1] = replace(life.adoptions[1], values=values(1))
     with pytest.raises(Broken, match="trading is not what Postgres holds"):
         check_ended(commits(), [good(), life])
+
+
+@pytest.mark.parametrize(("left", "told"), [({}, "did not come to its end"), ({"tasks": 1}, "left behind")])
+def test_a_life_that_was_over_early_leaves_nothing_behind_unless_it_was_killed(left: dict[str, int], told: str) -> None:
+    life = replace(good(), left=left)
+    with pytest.raises(Broken, match=told):
+        check_ended(commits(), [good(), life])
+    check_ended(commits(), [good(), replace(life, killed=True)])
 
 
 def test_the_longest_time_without_live_counts_from_the_first_adoption_to_the_end() -> None:

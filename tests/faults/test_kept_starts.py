@@ -15,7 +15,7 @@ from configbus import State
 from configbus.author import Author
 from configbus.reads import now, plan
 from configbus.settings import load_settings
-from faults.checker import Times, check
+from faults.checker import Times, check, check_ended
 from faults.cluster import KEYS, last_for, note_times
 from faults.databases import copy, epoch_of, is_published, put_in_place
 from faults.history import Life, read_commits, with_lost
@@ -128,6 +128,7 @@ def test_p6_without_any_server_workers_serve_and_restarted_ones_stand_where_they
     with cluster.load(40):
         pass
     times = cluster.finish(limit=3.0)
+    check_ended(read_commits(cluster.database_url), list(before.values()))
     assert times.live <= 3.0
     note_times("P6", "both servers down, workers restarted on their files", 3.0, times)
 
@@ -158,11 +159,13 @@ class Restarts:
         self.start()
 
     def whole_lives(self) -> list[Life]:
-        """Of each worker all that it ever adopted, across its restarts."""
+        """Of each worker all that it ever adopted, across its restarts, and what the last of it left behind."""
         lives: dict[str, Life] = {}
         for life in [*self.ended, *self.cluster.lives()]:
             name = life.worker.partition("-")[2]
-            lives.setdefault(name, Life(name)).adoptions.extend(life.adoptions)
+            whole = lives.setdefault(name, Life(name))
+            whole.adoptions.extend(life.adoptions)
+            whole.left = life.left
         return list(lives.values())
 
 
@@ -241,5 +244,6 @@ def test_positions_never_go_backwards_across_restarts_of_workers(bare_cluster: C
     assert len(whole) == 2
     assert all(len({each.position.epoch for each in life.adoptions}) == 2 for life in whole)
     check(commits, whole, [], BACK_SECONDS)
+    check_ended(commits, restarts.ended)
     what = "restarts of workers with FLUSHALL, empty Redis, an old copy, a set-back"
     note_times("P2", what, BACK_SECONDS, Times(took, took))

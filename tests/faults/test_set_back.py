@@ -103,4 +103,5 @@ def test_b6_a_database_created_anew_is_refused_until_somebody_says_so(cluster: C
         assert (bus.reads.revision, bus.reads.get("risk.drawdown_lookback_days")) == (1, 30)
     for life in cluster.end_workers():
         assert life.samples[-1].state == "stale"
+        assert life.left
         assert not {place for place in life.left.values() if place > 0}
