@@ -35,6 +35,7 @@ TESTS = Path(__file__).parents[1]
 COMPLAINTS = ("Traceback", "never retrieved", "relay_failed", "follower_failed", "was never awaited")
 STRATEGY_TROUBLE = "RuntimeError: strategy trouble"
 END_SECONDS = 15.0
+HOLD_SECONDS = 5.0
 
 
 class Process:
@@ -98,6 +99,11 @@ class Process:
             raise
         assert self.killed or self.popen.returncode == 0, f"{self.name}: {self.popen.returncode}\n{self.log}"
 
+    def holds(self) -> dict[str, int]:
+        """How many threads and descriptors it has at this moment."""
+        places = {"threads": "task", "descriptors": "fd"}
+        return {what: len(list(Path(f"/proc/{self.popen.pid}/{place}").iterdir())) for what, place in places.items()}
+
     def seconds_of_cpu(self) -> float:
         fields = Path(f"/proc/{self.popen.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
@@ -119,6 +125,8 @@ class Cluster:
         self.hurts: list[float] = []
         self.repaired = 0.0
         self._lives: dict[str, list[str]] = {}
+        self._relays_held: list[dict[str, int]] = []
+        """By the relays that ran when all was well for the first time."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -218,6 +226,7 @@ class Cluster:
             worker.tell(f"settle {revision} {seconds}")
             until(lambda worker=worker, before=before: len(worker.said) > before, seconds + 5)  # type: ignore[misc]  # mypy infers no default of a lambda
             assert worker.said[-1] == "settled", f"{worker.name} at revision {revision}: {worker.said[-1]}"
+        self._relays_held = self._relays_held or [relay.holds() for relay in self._running_relays()]
 
     def end_workers(self) -> list[Life]:
         """End all workers, which are forgotten then; what they wrote down."""
@@ -237,6 +246,8 @@ class Cluster:
         `lost` are releases that workers may have seen, and that Postgres does not hold any more.
         """
         self.settle(settle_seconds)
+        for relay in self._running_relays():
+            self._check_holds(relay)
         for worker in self.workers:
             worker.end()
         for relay in self.relays:
@@ -263,6 +274,17 @@ class Cluster:
                 process.kill()
             if process.popen.stdin is not None and not process.popen.stdin.closed:
                 process.popen.stdin.close()
+
+    def _running_relays(self) -> list[Process]:
+        return [relay for relay in self.relays if relay.popen.poll() is None]
+
+    def _check_holds(self, relay: Process) -> None:
+        """Whatever it went through, it has no more than a relay needs, apart from what it has for a moment."""
+        most = {what: max(held[what] for held in self._relays_held) for what in ("threads", "descriptors")}
+        try:
+            until(lambda: all(number <= most[what] for what, number in relay.holds().items()), HOLD_SECONDS)
+        except AssertionError:
+            raise AssertionError(f"{relay.name} holds {relay.holds()}, and relays had {most}") from None
 
     def _check_log(self, process: Process) -> None:
         told = sum(process.log.count(complaint) for complaint in COMPLAINTS)
