@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -21,6 +22,28 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 TEMPLATE = "template_for_faults"
+
+
+class _Tracebacks(logging.Handler):
+    """Collects what is told with a traceback, by whomever."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info:
+            self.records.append(record)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_told_with_a_traceback() -> Iterator[None]:
+    """By authors, buses and relays in the test's own process, or by asyncio: what nobody foresaw is told so."""
+    heard = _Tracebacks()
+    logging.getLogger().addHandler(heard)
+    yield
+    logging.getLogger().removeHandler(heard)
+    assert not heard.records, logging.Formatter().format(heard.records[0])
 
 
 @pytest.fixture(scope="session")
