@@ -5,6 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import threading
+from collections.abc import Coroutine
+from contextlib import asynccontextmanager, suppress
+from contextvars import ContextVar, copy_context
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -18,7 +22,7 @@ from configbus.settings import load_settings
 from faults.cluster import note_times
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import AsyncIterator, Generator, Iterator
 
     from configbus import Change
     from faults.cluster import Cluster
@@ -113,45 +117,39 @@ def test_c2_a_callback_may_take_the_bus_apart(driver: str, bare_cluster: Cluster
     assert len(told) == count
 
 
-CANCELLED = ("wait_for", "refresh", "changes", "connect", "close")
+ENDLESS = ("wait_for", "changes")
+ENDLESS_SECONDS = 1.2
+"""What has not come to its next await by then waits for what never comes."""
+CANCELLED = pytest.mark.parametrize("what", ["wait_for", "refresh", "changes", "connect", "close"])
 
 
-@pytest.mark.parametrize("what", CANCELLED)
-async def test_c7_a_task_cancelled_wherever_it_waits_loses_and_leaks_nothing(
-    what: str, bare_cluster: Cluster, author: Author
-) -> None:
-    settings = worker_settings(bare_cluster)
+async def attempt(what: str, bus: AsyncConfigBus, settings: dict[str, Any]) -> None:
+    match what:
+        case "wait_for":
+            await bus.wait_for(10_000)
+        case "refresh":
+            await bus.refresh()
+        case "changes":
+            async for _ in bus.changes("risk"):
+                pass
+        case "connect":
+            await (await AsyncConfigBus.connect(**settings, worker="cancelled")).close()
+        case "close":
+            extra = await AsyncConfigBus.connect(**settings, worker="cancelled")
+            try:
+                await asyncio.create_task(extra.close())
+            finally:
+                await extra.close()
 
-    async def attempt(bus: AsyncConfigBus) -> None:
-        match what:
-            case "wait_for":
-                await bus.wait_for(10_000)
-            case "refresh":
-                await bus.refresh()
-            case "changes":
-                async for _ in bus.changes("risk"):
-                    pass
-            case "connect":
-                await (await AsyncConfigBus.connect(**settings, worker="cancelled")).close()
-            case "close":
-                extra = await AsyncConfigBus.connect(**settings, worker="cancelled")
-                try:
-                    await asyncio.create_task(extra.close())
-                finally:
-                    await extra.close()
 
-    async with AsyncConfigBus.connect(**settings, worker="kept", require="live") as bus:
+@asynccontextmanager
+async def kept_bus(cluster: Cluster, author: Author) -> AsyncIterator[AsyncConfigBus]:
+    """A bus that loses nothing of what is cancelled beside it; of that no task and no connection is left at the end."""
+    async with AsyncConfigBus.connect(**worker_settings(cluster), worker="kept", require="live") as bus:
         await asyncio.sleep(0)
         tasks = len(asyncio.all_tasks())
-        for moment in range(40):
-            task = asyncio.create_task(attempt(bus))
-            for _ in range(moment):
-                await asyncio.sleep(0)
-            await asyncio.sleep(0.0002 * moment)
-            task.cancel()
-            await asyncio.wait([task], timeout=RESULT_SECONDS)
-            assert task.done()
-        with bare_cluster.redis() as client:
+        yield bus
+        with cluster.redis() as client:
             for _ in range(200):
                 names = [found["name"] for found in client.client_list() if found["name"].startswith("configbus-")]
                 if sorted(names) == ["configbus-kept", "configbus-kept"] and len(asyncio.all_tasks()) <= tasks:
@@ -163,3 +161,101 @@ async def test_c7_a_task_cancelled_wherever_it_waits_loses_and_leaks_nothing(
         await bus.wait_for(release)
         assert bus.get("risk.drawdown_lookback_days") == 77
         assert bus.state is State.LIVE
+
+
+@CANCELLED
+async def test_c7_a_task_cancelled_at_any_moment_loses_and_leaks_nothing(
+    what: str, bare_cluster: Cluster, author: Author
+) -> None:
+    async with kept_bus(bare_cluster, author) as bus:
+        for moment in range(40):
+            task = asyncio.create_task(attempt(what, bus, worker_settings(bare_cluster)))
+            for _ in range(moment):
+                await asyncio.sleep(0)
+            await asyncio.sleep(0.0002 * moment)
+            task.cancel()
+            await asyncio.wait([task], timeout=RESULT_SECONDS)
+            assert task.done()
+
+
+class Counted(Coroutine[Any, Any, Any]):
+    """The work of a task, each of whose awaits is counted."""
+
+    def __init__(self, awaits: Awaits, work: Coroutine[Any, Any, Any]) -> None:
+        self._awaits = awaits
+        self._work = work
+
+    def send(self, value: Any) -> Any:
+        return self._awaits.count(self._work.send(value))
+
+    def throw(self, *error: Any) -> Any:
+        return self._awaits.count(self._work.throw(*error))
+
+    def close(self) -> None:
+        self._work.close()
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return self._work.__await__()
+
+
+class Awaits:
+    """Those of a task and of all that it starts; at one of them it is cancelled: when the waiting begins, or when what
+    it waits for is there.
+    """
+
+    running: ContextVar[Awaits | None] = ContextVar("running", default=None)
+
+    def __init__(self, number: int, manner: str) -> None:
+        self.reached = False
+        self._left = number
+        self._manner = manner
+        self._task: asyncio.Task[Any] | None = None
+
+    def start(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        context = copy_context()
+        context.run(self.running.set, self)
+        self._task = asyncio.create_task(Counted(self, work), context=context)
+        return self._task
+
+    @classmethod
+    def make_task(cls, loop: asyncio.AbstractEventLoop, work: Any, **named: Any) -> asyncio.Task[Any]:
+        """A factory for a loop: what a counted task starts is counted, too."""
+        awaits = cls.running.get()
+        return asyncio.Task(work if awaits is None else Counted(awaits, work), loop=loop, **named)
+
+    def count(self, awaited: asyncio.Future[Any] | None) -> asyncio.Future[Any] | None:
+        self._left -= 1
+        if self._left == 0:
+            if self._manner == "begins to wait":
+                self._cancel()
+            elif awaited is None:
+                asyncio.get_running_loop().call_soon(self._cancel)
+            else:
+                awaited.add_done_callback(self._cancel)
+        return awaited
+
+    def _cancel(self, _done: object = None) -> None:
+        assert self._task is not None
+        self.reached = True
+        self._task.cancel()
+
+
+@CANCELLED
+@pytest.mark.parametrize("manner", ["begins to wait", "goes on"])
+async def test_c7_a_task_cancelled_at_each_await_loses_and_leaks_nothing(
+    what: str, manner: str, bare_cluster: Cluster, author: Author
+) -> None:
+    async with kept_bus(bare_cluster, author) as bus:
+        asyncio.get_running_loop().set_task_factory(Awaits.make_task)
+        for number in count(1):
+            awaits = Awaits(number, manner)
+            task = awaits.start(attempt(what, bus, worker_settings(bare_cluster)))
+            await asyncio.wait([task], timeout=ENDLESS_SECONDS if what in ENDLESS else RESULT_SECONDS)
+            if not awaits.reached:
+                break
+            await asyncio.wait([task], timeout=RESULT_SECONDS)
+            assert task.done(), f"await {number}"
+        if what in ENDLESS:
+            task.cancel()
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait_for(task, RESULT_SECONDS)
