@@ -142,6 +142,31 @@ def test_what_was_touched_is_named(how: str, history: Author, owner: psycopg.Con
     assert (what, why) in [(found.what, found.why) for found in broken], broken
 
 
+APART = {
+    "a digest, which the index in Redis is made of": "digest = repeat('0', 32)",
+    "no digest": "digest = NULL",
+    "content in the envelope, as if the block were retired": "envelope = envelope || content, content = NULL",
+    "a field in the envelope": """content = content - 'max_order_attempts',
+        envelope = envelope || jsonb_build_object('max_order_attempts', content -> 'max_order_attempts')""",
+    "a part of the envelope in the content": """envelope = envelope - '@activated_by',
+        content = content || jsonb_build_object('@activated_by', envelope -> '@activated_by')""",
+    "all of the envelope in the content": "content = envelope || content, envelope = '{}'",
+    "content alone": """content = content || '{"mood": 1}'""",
+    "content that is none": """content = '[]', digest = configbus.digest(name, envelope || '[]')""",
+}
+
+
+@pytest.mark.parametrize("how", APART)
+def test_parts_of_an_entry_that_do_not_fit_are_one_break(
+    how: str, history: Author, owner: psycopg.Connection[Any]
+) -> None:
+    where = "WHERE revision = 3 AND name = 'risk'"
+    owner.execute(f"UPDATE configbus.release_block SET {APART[how]} {where}".encode())  # noqa: S608  # of this table
+    (found,) = history.verify_chain().broken
+    assert (found.what, found.number, found.why) == ("release", 3, "it is not what was released")
+    assert found.at is not None
+
+
 def test_the_first_broken_thing_comes_first(history: Author, owner: psycopg.Connection[Any]) -> None:
     for revision in (5, 3):
         owner.execute("UPDATE configbus.release SET actor = 'x' WHERE revision = %s", [revision])

@@ -162,6 +162,15 @@ TOUCHED = {
         "DELETE FROM configbus.release_block WHERE name = 'lane/b'",
         "what held then is not what was released",
     ),
+    "the digest of an entry that was kept": (
+        "UPDATE configbus.release_block SET digest = repeat('0', 32) WHERE revision = 4 AND name = 'trading'",
+        "it is not what was released",
+    ),
+    "an entry that was kept, moved into its envelope": (
+        """UPDATE configbus.release_block SET envelope = envelope || content, content = NULL
+           WHERE revision = 4 AND name = 'trading'""",
+        "it is not what was released",
+    ),
     "who made a release that was kept": (
         "UPDATE configbus.release SET actor = 'x' WHERE revision = 5",
         "what is kept from before is not what was kept",

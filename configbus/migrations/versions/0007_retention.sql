@@ -188,7 +188,8 @@ BEGIN
 END $$;
 REVOKE EXECUTE ON FUNCTION {schema}.prune(text, timestamptz, boolean) FROM PUBLIC;
 
--- The same, from the cut on: what held there is vouched for by the line that tells of the pruning.
+-- The same, from the cut on: what held there is vouched for by the line that tells of the pruning. Of an
+-- entry those parts count as well that its hash does not tell apart, and that are published: digest, content, envelope.
 CREATE OR REPLACE FUNCTION {schema}.broken_chain(of text) RETURNS TABLE (what text, number bigint, at timestamptz, why text)
 LANGUAGE sql STABLE AS $$
     WITH place AS (SELECT * FROM {schema}.environment WHERE name = of),
@@ -201,7 +202,14 @@ LANGUAGE sql STABLE AS $$
         WHERE r.environment = of AND r.revision >= greatest(first.revision - 1, place.pruned)),
     told AS (SELECT new_values AS cut FROM {schema}.config_audit_log
              WHERE environment = of AND config_table = 'environment' AND action = 'prune' ORDER BY id DESC LIMIT 1),
-    hashed AS (SELECT * FROM {schema}.audit_line WHERE environment = of)
+    hashed AS (SELECT * FROM {schema}.audit_line WHERE environment = of),
+    apart AS (
+        SELECT DISTINCT b.revision FROM {schema}.release_block AS b
+        WHERE b.environment = of AND (
+            b.digest IS DISTINCT FROM {schema}.digest(b.name, b.envelope || coalesce(b.content, '{}'))
+            OR (b.content IS NULL) <> (b.envelope ? '@retired')
+            OR b.envelope @? '$.keyvalue() ? (!(@.key starts with "@"))'
+            OR b.content @? '$.keyvalue() ? (@.key starts with "@")'))
     SELECT 'line', l.id, l.performed_at, 'it is not what was written'
     FROM hashed AS h JOIN {schema}.config_audit_log AS l USING (id) WHERE h.digest <> {schema}.line_digest(l)
     UNION ALL
@@ -224,7 +232,12 @@ LANGUAGE sql STABLE AS $$
     FROM chained AS c, first, place
     WHERE c.revision >= first.revision
         AND (c.earlier <> c.revision - 1 OR c.chain IS NULL OR c.chain <> {schema}.chain_of(c.whole)
-             OR c.revision <> place.pruned AND c.chain_before IS DISTINCT FROM c.chain_then)
+             OR c.revision <> place.pruned AND c.chain_before IS DISTINCT FROM c.chain_then
+             OR c.revision IN (SELECT revision FROM apart))
+    UNION ALL
+    SELECT 'release', a.revision, r.released_at, 'it is not what was released'
+    FROM apart AS a LEFT JOIN {schema}.release AS r ON r.environment = of AND r.revision = a.revision
+    WHERE NOT EXISTS (SELECT FROM chained AS c, first WHERE c.revision = a.revision AND c.revision >= first.revision)
     UNION ALL
     SELECT 'release', pruned, NULL, CASE
         WHEN cut IS NULL OR (cut ->> 'pruned')::bigint <> pruned
