@@ -146,6 +146,23 @@ def test_a_key_counts_on_where_it_was(author: Author, sample_database_url: str) 
     assert author.draft("lane/b").version == 2
 
 
+def test_of_archived_rows_the_highest_version_that_was_live_stays(
+    author: Author, psql: Psql, sample_database_url: str
+) -> None:
+    for number in (4, 5, 6):
+        author.set({"risk.max_order_attempts": number})
+    author.activate(author.draft("lane/a", {"fast_bars": 3}).id)
+    author.set({"lane/a.fast_bars": 4})
+    author.draft("risk", {"max_order_attempts": 9})
+    psql.execute("UPDATE configbus.risk_config SET status = 'archived' WHERE status = 'draft'")
+    author.retire("lane/a")
+    prune_all(sample_database_url)
+    left = "SELECT version FROM configbus.{} WHERE status = 'archived'"
+    assert psql.execute(left.format("lane_config").encode()).fetchall() == [(2,)]
+    assert psql.execute(left.format("risk_config").encode()).fetchall() == []
+    assert author.versions("risk")[0].version == 4
+
+
 def test_idempotency_keys_are_known_as_long_as_their_releases(author: Author, psql: Psql, cut: datetime) -> None:
     prune_to(psql, cut)
     assert author.set({"risk.max_order_attempts": 7}, idempotency_key="new").revision == 9

@@ -163,8 +163,8 @@ BEGIN
     LOOP
         EXECUTE format(
             'DELETE FROM {schema}.%I AS o WHERE o.environment = $1 AND o.status = ''archived'' AND o.updated_at <= $2'
-            ' AND (o.activated_at IS NULL OR EXISTS (SELECT FROM {schema}.%I AS n WHERE n.environment = $1'
-            ' AND n.key = o.key AND n.activated_at IS NOT NULL AND (n.version, n.id) > (o.version, o.id)))',
+            ' AND o.id NOT IN (SELECT DISTINCT ON (n.key) n.id FROM {schema}.%I AS n WHERE n.environment = $1'
+            ' AND n.activated_at IS NOT NULL ORDER BY n.key, n.version DESC, n.id DESC)',
             domain_table, domain_table) USING of, long_ago;
         GET DIAGNOSTICS more = ROW_COUNT;
         archived := archived + more;
