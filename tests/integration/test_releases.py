@@ -29,6 +29,7 @@ T = TypeVar("T")
 Psql = psycopg.Connection[tuple[Any, ...]]
 
 DOMAINS = ("configbus.domains", "sample_domains")
+VERSION = "SELECT version FROM configbus.sample_config WHERE status = 'active'"
 PLACE = Place("configbus", "production")
 PARTNERS_NAMED = 32
 
@@ -613,6 +614,15 @@ def test_content_does_not_depend_on_the_settings_of_a_session(psql: Psql, settin
     check_history(psql)
     assert content_of(psql, "sample")["since"] == "2026-01-31T12:00:00.123456Z"
     assert content_of(psql, "sample")["free"] == 0.1 + 0.2
+
+
+def test_a_change_that_a_session_would_not_show_is_a_version_as_well(psql: Psql) -> None:
+    before = psql.execute(VERSION).fetchall()[0][0]
+    psql.execute("SET extra_float_digits = -15")
+    psql.execute("UPDATE configbus.sample_config SET ratio = 0.24 WHERE status = 'active'")
+    psql.execute("RESET ALL")
+    check_history(psql)
+    assert (content_of(psql, "sample")["ratio"], psql.execute(VERSION).fetchall()) == (0.24, [(before + 1,)])
 
 
 @pytest.mark.parametrize("writer", ["sql", "author"])

@@ -46,7 +46,7 @@ def downgrade() -> None:
     ):
         _run(f"DROP FUNCTION {{schema}}.{function}")
     for function in ("lifecycle", "refuse", "refuse_later"):
-        _run(f"ALTER FUNCTION {{schema}}.{function}() RESET search_path")
+        _run(f"ALTER FUNCTION {{schema}}.{function}() RESET ALL")
     (raising,) = re.findall(
         r"CREATE FUNCTION {schema}\.raise_epoch\(.*?\nEND \$\$;", _script("0004_epochs.sql"), re.DOTALL
     )

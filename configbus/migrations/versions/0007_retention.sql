@@ -14,6 +14,9 @@ ALTER FUNCTION {schema}.lifecycle() SET search_path = pg_catalog, pg_temp;
 ALTER FUNCTION {schema}.refuse() SET search_path = pg_catalog, pg_temp;
 ALTER FUNCTION {schema}.refuse_later() SET search_path = pg_catalog, pg_temp;
 
+-- A change of a float is one, whatever digits the writer's session shows.
+ALTER FUNCTION {schema}.lifecycle() SET extra_float_digits = 1;
+
 -- Whether this transaction prunes. Whoever has no rights of the owner can say so in vain.
 CREATE FUNCTION {schema}.pruning() RETURNS boolean LANGUAGE sql STABLE AS $$
     SELECT coalesce(current_setting('configbus.pruning', true), '') = 'on'
