@@ -14,7 +14,7 @@ from configbus.store.connect import Place, sql
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-READS = ("environment", "release", "release_block", "config_audit_log", "migration")
+READS = ("environment", "release", "release_block", "config_audit_log", "audit_line", "migration")
 """Besides the tables of domains."""
 CALLS = ("capture_drift", "raise_epoch", "record_repair")
 """What a relay calls that nobody may who was not granted it."""

@@ -6,6 +6,7 @@ import base64
 import json
 import secrets
 import shutil
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeAlias
 from urllib.parse import urlsplit
 
@@ -272,6 +273,17 @@ def test_a_mistyped_environment_is_told_with_those_that_there_are(shell: Shell) 
     assert told(shell, 1)["environment"]["remedy"] == "configbus migrate"
 
 
+@contextmanager
+def a_role(shell: Shell) -> Iterator[tuple[psycopg.Connection[Any], str, str]]:
+    """A role without rights: the connection of the schema's owner, its name, its URL."""
+    url, role = shell.environ["CONFIGBUS_DATABASE_URL"], f"doctor_{secrets.token_hex(4)}"
+    where = urlsplit(url)
+    with psycopg.connect(url, autocommit=True) as owner:
+        owner.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'a-password-of-tests'".encode())
+        yield owner, role, where._replace(netloc=f"{role}:a-password-of-tests@{where.hostname}:{where.port}").geturl()
+        owner.execute(f"DROP OWNED BY {role}; DROP ROLE {role}".encode())
+
+
 @pytest.mark.parametrize(
     ("granted", "level", "words", "remedy"),
     [
@@ -279,7 +291,7 @@ def test_a_mistyped_environment_is_told_with_those_that_there_are(shell: Shell) 
         (
             "USAGE",
             "error",
-            "this role may not read api_config, cluster_config, ",
+            "this role may not read api_config, audit_line, cluster_config, ",
             "configbus grants reader",
         ),
         (
@@ -294,18 +306,23 @@ def test_a_mistyped_environment_is_told_with_those_that_there_are(shell: Shell) 
 def test_what_the_role_lacks_is_told_with_the_grants(
     shell: Shell, granted: str, level: str, words: str, remedy: str
 ) -> None:
-    url, role = shell.environ["CONFIGBUS_DATABASE_URL"], f"doctor_{secrets.token_hex(4)}"
-    where = urlsplit(url)
-    theirs = where._replace(netloc=f"{role}:a-password-of-tests@{where.hostname}:{where.port}").geturl()
-    with psycopg.connect(url, autocommit=True) as owner:
-        owner.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'a-password-of-tests'".encode())
+    with a_role(shell) as (owner, role, theirs):
         if granted:
             usage = f"GRANT USAGE ON SCHEMA configbus TO {role}"
             owner.execute((usage if granted == "USAGE" else shell("grants", granted, "--user", role).stdout).encode())
         rights = told(shell, 1, CONFIGBUS_DATABASE_URL=theirs)["rights"]
-        owner.execute(f"DROP OWNED BY {role}; DROP ROLE {role}".encode())
     assert (rights["level"], rights["found"].startswith(words)) == (level, True), rights
     assert remedy.replace("ROLE", role) in rights["remedy"]
+
+
+def test_a_role_that_could_not_verify_history_is_told(shell: Shell) -> None:
+    with a_role(shell) as (owner, role, theirs):
+        owner.execute(shell("grants", "reader", "--user", role).stdout.encode())
+        owner.execute(f"REVOKE SELECT ON configbus.audit_line FROM {role}".encode())  # noqa: S608  # a name of ours
+        refused = shell("audit", "--verify", CONFIGBUS_DATABASE_URL=theirs)
+        rights = told(shell, 1, CONFIGBUS_DATABASE_URL=theirs)["rights"]
+    assert (refused.returncode, "audit_line" in refused.stderr) == (1, True)
+    assert (rights["level"], rights["found"]) == ("error", "this role may not read audit_line")
 
 
 def test_a_full_redis_is_named(shell: Shell, client: Any) -> None:
