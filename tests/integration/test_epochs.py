@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from edits import restless
 from relays import running_relay
+from sqlalchemy import text
 from waiting import until
 
 from configbus import ConfigBus
@@ -236,3 +237,30 @@ def test_no_epoch_is_begun_that_workers_would_not_follow(published: Settings) ->
             raised = raise_epoch(connection, place, epoch, epoch + FARTHEST // 2, "a head that was found")
     assert raised is not None
     assert epoch + FARTHEST // 2 < raised <= epoch + FARTHEST
+
+
+def test_epochs_are_not_used_up_by_asking_for_one_far_above_again_and_again(published: Settings) -> None:
+    place, epoch = Place("configbus", "production"), epoch_of(published)
+    with connected(published.require("database_url")) as connection:
+        with connection.begin():
+            far = raise_epoch(connection, place, epoch, epoch + FARTHEST - 10_000_000, "a head that was found")
+        assert far is not None
+        with pytest.raises(InvalidValue, match="no epoch can lie at"), translated(), connection.begin():
+            raise_epoch(connection, place, far, far + FARTHEST // 2, "another")
+        for above in (0, far):
+            with connection.begin():
+                raised = raise_epoch(connection, place, far, above, "a restore")
+            assert raised is not None
+            assert far < raised < far + 2_000
+            far = raised
+
+
+def test_where_the_clock_was_far_ahead_once_epochs_still_rise(published: Settings) -> None:
+    place, far = Place("configbus", "production"), epoch_of(published) + 2 * FARTHEST
+    with connected(published.require("database_url")) as connection:
+        with connection.begin():
+            connection.execute(text("UPDATE configbus.environment SET epoch = :far"), {"far": far})
+        with connection.begin():
+            raised = raise_epoch(connection, place, far, far, "a restore")
+    assert raised is not None
+    assert far < raised < far + 2_000

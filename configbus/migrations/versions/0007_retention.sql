@@ -259,7 +259,8 @@ LANGUAGE sql STABLE AS $$
     ORDER BY 3 NULLS LAST, 1, 2
 $$;
 
--- A relay raises the epoch above what it found in Redis, and no further than workers would follow.
+-- A relay raises the epoch above what it found in Redis, no further than workers would follow, nor by its word alone
+-- more than some thirty years ahead of the clock: whoever has its password could use up all epochs.
 CREATE OR REPLACE FUNCTION {schema}.raise_epoch(of text, expected bigint, above bigint, why text) RETURNS bigint
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
@@ -270,8 +271,9 @@ BEGIN
     IF place.epoch <> expected THEN
         RETURN NULL;
     END IF;
-    IF above > place.epoch + 1000000000000 THEN
-        RAISE EXCEPTION 'no epoch can lie at %: whatever named it is damaged', above
+    IF above > place.epoch + 1000000000000 OR above > greatest(
+        place.epoch, floor(extract(epoch FROM clock_timestamp()))::bigint * 1000 + 1000000000000) THEN
+        RAISE EXCEPTION 'no epoch can lie at %: whatever named it is damaged, or the clock here is wrong', above
             USING ERRCODE = 'numeric_value_out_of_range';
     END IF;
     raised := greatest(floor(extract(epoch FROM clock_timestamp()))::bigint, place.epoch / 1000 + 1, above / 1000 + 1)
