@@ -35,10 +35,9 @@ MINE = """
 AGE = """
     SELECT extract(epoch FROM clock_timestamp() - released_at) FROM {schema}.release
     WHERE environment = :environment AND revision = :revision"""
-CAPTURE_NOW = f"""
-    {HURRY};
-    SET CONSTRAINTS {{schema}}.capture_insert, {{schema}}.capture_update, {{schema}}.capture_delete IMMEDIATE;
-    SET CONSTRAINTS {{schema}}.seal IMMEDIATE"""
+CAPTURE_NOW = """
+    SET CONSTRAINTS {schema}.capture_insert, {schema}.capture_update, {schema}.capture_delete IMMEDIATE;
+    SET CONSTRAINTS {schema}.seal IMMEDIATE"""
 """All captures first, the one seal behind them, as at commit: with ALL, every capture would seal anew."""
 NEWEST = """
     SELECT {entry} FROM {schema}.newest(:environment) AS b""".replace("{entry}", ENTRY)
@@ -160,6 +159,7 @@ def age_of_release(connection: Connection, place: Place, revision: int) -> float
 
 def own_release(connection: Connection, place: Place) -> Published | None:
     """The release of the current transaction, captured now instead of at commit; None if it changed nothing live."""
+    connection.execute(text(HURRY))
     connection.execute(sql(CAPTURE_NOW, place.schema))
     head = newest_head(connection, place)
     mine = connection.scalar(sql(MINE, place.schema), {"environment": place.environment, "revision": head.revision})

@@ -18,6 +18,7 @@ from configbus.errors import MigrationRefused
 from configbus.store.connect import quoted, sql
 from configbus.store.evolution import evolve
 from configbus.store.generations import record_generation
+from configbus.store.releases import CAPTURE_NOW
 from configbus.store.tables import naming_checks, table_ddl
 
 if TYPE_CHECKING:
@@ -61,6 +62,9 @@ def migrate(connection: Connection, catalogue: Catalogue, schema: str, environme
     for domain in catalogue:
         if not domain.keyed:
             done += _first_rows(connection, domain.table, schema, environment)
+    if catalogue.domains:
+        # Not left to the commit, whose answer is waited for no longer than a standby may take.
+        connection.execute(sql(CAPTURE_NOW, schema))
     return done
 
 

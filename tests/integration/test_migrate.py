@@ -150,6 +150,13 @@ def test_a_new_database_gets_frame_tables_environment_and_first_rows(empty_datab
     assert told == [(1, "migrate", "database:configbus")]
 
 
+def test_a_release_is_made_before_the_commit_which_nobody_waits_for_long(empty_database_url: str) -> None:
+    with connected(empty_database_url, LONG) as connection, connection.begin():
+        migrate(connection, BUILT_IN, "configbus", "production")
+        told = connection.execute(text("SELECT revision, chain IS NOT NULL FROM configbus.release")).all()
+    assert told == [(1, True)]
+
+
 def test_migrating_again_changes_nothing(empty_database_url: str, operator: Psql) -> None:
     migrated(empty_database_url, EVERYTHING)
     before = objects(operator, "configbus"), operator.execute("TABLE configbus.config_audit_log").fetchall()
