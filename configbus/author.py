@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 PUBLISH_SECONDS = 0.5
 """Longest wait for one answer of Redis after a commit; the relay does what could not be done in it."""
 LONGEST_NAME = 100
+SAME_CALL = "give the same call with the same idempotency key again"
 
 T = TypeVar("T")
 
@@ -327,7 +328,7 @@ class Author(Reader):
                 with connection.begin() as transaction:
                     versions.begin_authoring(connection, self._settings.actor, None, publishes=False)
                     made = write(connection)
-                    with answered(connection):
+                    with answered(connection, SAME_CALL):
                         transaction.commit()
                 return made
 
@@ -365,7 +366,7 @@ class Author(Reader):
             release = Release(head.revision, head.epoch, names)
             if key is not None:
                 conclude_call(connection, self._place, key, release)
-            with answered(connection):
+            with answered(connection, SAME_CALL):
                 transaction.commit()
         return published, release
 

@@ -22,7 +22,7 @@ from configbus.log import log
 from configbus.publication import Verdict
 from configbus.publisher import Publisher
 from configbus.repair import Repair
-from configbus.store.connect import Place, connect_listener, connected, driver_url, translated, watched
+from configbus.store.connect import Place, begun, connect_listener, connected, driver_url, translated, watched
 from configbus.store.drift import capture_drift, find_drift, queue_usage
 from configbus.store.releases import check_server, newest_head, raise_epoch
 from configbus.verification import refused_by_models
@@ -157,7 +157,7 @@ class Relay:
                 f"{RAISES} new epochs within {RAISES_SECONDS / 60:.0f} minutes: another database publishes to these "
                 f"keys, or CONFIGBUS_REDIS_URL is wrong. Stop one of them, then restart this relay. ({lost})"
             )
-        with translated(), connection.begin():
+        with translated(), begun(connection):
             raised = raise_epoch(connection, self._place, lost.epoch, lost.found_epoch, str(lost))
         if raised is not None:
             self._raised.append(now)
@@ -210,7 +210,7 @@ class Relay:
             return
         self._locked = False
         if any(not block.lost for block in drift):
-            with translated(), connection.begin():
+            with translated(), begun(connection):
                 released = capture_drift(connection, self._place)
             log.warning("drift_released", environment=self._keys.environment, blocks=", ".join(released))
         lost = {block.block for block in drift if block.lost}

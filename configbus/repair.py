@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from configbus.publication import Verdict, differences, judge
 from configbus.publisher import fields_of
+from configbus.store.connect import begun
 from configbus.store.drift import record_repair
 from configbus.store.releases import FullState, newest_head, newest_state, releases_after
 from configbus.wire import EMPTY_STATE, xor
@@ -102,7 +103,7 @@ class Repair:
         keys = {(each.where, hash(each)): each for each in wrong if not each.renewal and lines[each.where] < RECORDS}
         due = {key: each for key, each in keys.items() if key not in self._recorded}
         self._recorded |= dict.fromkeys(due, now)
-        with connection.begin():
+        with begun(connection):
             record_repair(connection, self._place, due.values(), {entry.name: entry for entry in state.entries})
 
     def _read_blocks(self, entries: Mapping[str, Entry]) -> dict[str, dict[str, str]]:

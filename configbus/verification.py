@@ -14,7 +14,7 @@ from configbus.names import split_block
 from configbus.publication import Verdict
 from configbus.publisher import Publisher
 from configbus.repair import Repair
-from configbus.store.connect import LONG, Place, connected, translated
+from configbus.store.connect import LONG, Place, begun, connected, translated
 from configbus.store.drift import capture_drift, find_drift
 from configbus.store.releases import newest_head, raise_epoch
 from configbus.store.versions import begin_authoring
@@ -67,7 +67,7 @@ def verify(settings: Settings, *, repair: bool) -> list[Finding]:
         wrong = list(_of_redis(publisher, checker, connection))
         if repair:
             for _ in range(len(drift)):
-                with connection.begin():
+                with begun(connection):
                     begin_authoring(connection, settings.actor, None, publishes=True)
                     if not capture_drift(connection, place):
                         break
@@ -89,7 +89,7 @@ def begin_epoch(settings: Settings, reason: str) -> int:
         with connection.begin():
             head = newest_head(connection, place)
         _, found = publisher.judge(publisher.look(), head)
-        with connection.begin():
+        with begun(connection):
             begin_authoring(connection, settings.actor, reason, publishes=True)
             raise_epoch(connection, place, head.epoch, found.epoch if found is not None else 0, reason)
         return publisher.bring_up(connection).epoch

@@ -35,18 +35,18 @@ def migrate(
 def prepare(settings: Settings) -> list[str]:
     """Schema, tables and first rows, in one transaction; what was done, a line each."""
     from configbus.catalogue import load_catalogue
-    from configbus.store.connect import LONG, connected
+    from configbus.store.connect import LONG, begun, connected
     from configbus.store.schema import migrate
     from configbus.store.versions import begin_authoring
 
-    with connected(settings.require("database_url"), LONG) as connection, connection.begin():
+    with connected(settings.require("database_url"), LONG) as connection, begun(connection):
         begin_authoring(connection, settings.actor, "migrate", publishes=False)
         return migrate(connection, load_catalogue(settings.domains), settings.schema, settings.environment)
 
 
 def _go_down(settings: Settings, revision: str) -> None:
-    from configbus.store.connect import LONG, connected
+    from configbus.store.connect import LONG, begun, connected
     from configbus.store.schema import downgrade
 
-    with connected(settings.require("database_url"), LONG) as connection, connection.begin():
+    with connected(settings.require("database_url"), LONG) as connection, begun(connection):
         downgrade(connection, settings.schema, revision)

@@ -28,7 +28,7 @@ def prune(
     always stays. For the owner of the schema alone. Refused (exit status 5) where history is not what was written: what
     was tampered with would not show any more.
     """
-    from configbus.store.connect import Place, connected, translated
+    from configbus.store.connect import Place, begun, connected, translated
     from configbus.store.releases import newest_head
     from configbus.store.retention import LIMITS, prune
     from configbus.store.versions import begin_authoring
@@ -37,7 +37,7 @@ def prune(
     settings = settings_of(database_url=database_url, environment=environment, actor=by)
     place = Place(settings.schema, settings.environment)
     database_url = settings.require("database_url")
-    with translated(), connected(database_url, LIMITS) as connection, connection.begin() as transaction:
+    with translated(), connected(database_url, LIMITS) as connection, begun(connection) as transaction:
         begin_authoring(connection, settings.actor, reason or f"keep {keep}", publishes=False)
         newest_head(connection, place)
         pruned = prune(connection, place, age, anyway=anyway)

@@ -22,7 +22,7 @@ from configbus.errors import ConfigBusError, Conflict, InvalidValue, Problem, Se
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from sqlalchemy import Connection, Pool
+    from sqlalchemy import Connection, Pool, RootTransaction
 
 SOMEWHERE = ("host", "hostaddr", "port", "service")
 KEEPALIVE: dict[str, Any] = {
@@ -158,9 +158,19 @@ def translated() -> Iterator[None]:
 
 
 @contextmanager
-def answered(connection: Connection) -> Iterator[None]:
+def begun(connection: Connection) -> Iterator[RootTransaction]:
+    """A transaction that writes, whose commit is `answered`; doing the same again must do no harm."""
+    with connection.begin() as transaction:
+        yield transaction
+        if transaction.is_active:
+            with answered(connection, "do the same again"):
+                transaction.commit()
+
+
+@contextmanager
+def answered(connection: Connection, otherwise: str) -> Iterator[None]:
     """Around a commit: where its answer does not come, nobody knows whether it was done. No limit of the server holds
-    for a commit, which may wait for a standby for ever.
+    for a commit, which may wait for a standby for ever. What helps is to look, or what is said here.
     """
     limit = threading.Timer(COMMIT_SECONDS, _hang_up, [connection.connection.dbapi_connection])
     limit.daemon = True
@@ -172,8 +182,7 @@ def answered(connection: Connection) -> Iterator[None]:
             raise
         raise Unavailable(
             "Postgres",
-            f"{_first_line(error.orig)}: whether the change was made is not known. Look, or give the same call with the"
-            " same idempotency key again",
+            f"{_first_line(error.orig)}: whether the change was made is not known. Look, or {otherwise}",
         ) from error
     finally:
         limit.cancel()
