@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from configbus.store.connect import Place, sql
+from configbus.store.judges import replaced_judges
 from configbus.store.releases import pruned_until
 
 if TYPE_CHECKING:
@@ -24,12 +25,16 @@ HASH_OF = "SELECT chain FROM {schema}.release WHERE environment = :environment A
 HAS_HASH = """
     SELECT true FROM {schema}.release WHERE environment = :environment AND chain = :hash AND revision >= :pruned"""
 
+REPLACED = "is not what this version of configbus makes: it says nothing of history"
+
 
 @dataclass(frozen=True, slots=True)
 class Break:
-    """A line of the audit log, or a release, that is not what was written; `number` is its id or revision."""
+    """A line of the audit log, or a release, that is not what was written; `number` is its id or revision. Or a
+    function that judges both, and is not what it should be.
+    """
 
-    what: Literal["line", "release"]
+    what: Literal["function", "line", "release"]
     number: int | None
     at: datetime | None
     why: str
@@ -59,11 +64,13 @@ class Chain:
 
 
 def verify_chain(connection: Connection, place: Place, witnesses: Iterable[Witness]) -> Chain:
-    """Compute the whole chain anew. A witness tells of an end that was cut."""
+    """Compute the whole chain anew, by functions that were not replaced. A witness tells of an end that was cut."""
+    broken = [Break("function", None, None, f"{name} {REPLACED}") for name in replaced_judges(connection, place.schema)]
     pruned = pruned_until(connection, place)
     given: dict[str, Any] = {"environment": place.environment, "pruned": pruned}
     newest = connection.execute(sql(NEWEST, place.schema), given).one_or_none()
-    broken = [Break(*row) for row in connection.execute(sql(BROKEN, place.schema), given)]
+    if not broken:
+        broken = [Break(*row) for row in connection.execute(sql(BROKEN, place.schema), given)]
     for witness in witnesses:
         if witness.revision is None:
             if not connection.scalar(sql(HAS_HASH, place.schema), given | {"hash": witness.hash}):

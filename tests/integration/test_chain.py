@@ -167,6 +167,57 @@ def test_parts_of_an_entry_that_do_not_fit_are_one_break(
     assert found.at is not None
 
 
+BLIND = {
+    "a judge that finds nothing": (
+        "broken_chain",
+        """CREATE OR REPLACE FUNCTION configbus.broken_chain(of text)
+           RETURNS TABLE (what text, number bigint, at timestamptz, why text) LANGUAGE sql STABLE
+           AS $$ SELECT ''::text, 0::bigint, now(), ''::text WHERE false $$""",
+    ),
+    "a hash that leaves somebody out": (
+        "line_digest",
+        """CREATE OR REPLACE FUNCTION configbus.line_digest(line configbus.config_audit_log) RETURNS text
+           LANGUAGE sql STABLE AS $$ SELECT digest FROM configbus.audit_line WHERE id = line.id $$""",
+    ),
+    "a judge in other surroundings": (
+        "chain_of",
+        "ALTER FUNCTION configbus.chain_of(configbus.release) SET search_path = public, pg_catalog",
+    ),
+    "a judge of that name besides": (
+        "digest",
+        """CREATE FUNCTION configbus.digest(name varchar, fields jsonb) RETURNS text
+           LANGUAGE sql AS $$ SELECT 'x' $$""",
+    ),
+    "no judge": ("broken_chain", "DROP FUNCTION configbus.broken_chain"),
+}
+
+
+@pytest.mark.parametrize("how", BLIND)
+def test_who_replaces_what_judges_is_found_out(how: str, history: Author, owner: psycopg.Connection[Any]) -> None:
+    name, statement = BLIND[how]
+    owner.execute("UPDATE configbus.config_audit_log SET performed_by = 'x' WHERE reason = 'one'")
+    owner.execute(statement.encode())
+    newest = history.verify_chain([Witness("0" * 64, "a log")])
+    function, witness = newest.broken
+    assert (function.what, function.number, function.at) == ("function", None, None)
+    assert function.why == f"{name} is not what this version of configbus makes: it says nothing of history"
+    assert witness.why == "none has the hash of a log"
+
+
+@pytest.mark.usefixtures("history")
+def test_operators_of_somebodys_own_judge_nothing(published: Settings, owner: psycopg.Connection[Any]) -> None:
+    owner.execute("UPDATE configbus.config_audit_log SET performed_by = 'x' WHERE reason = 'one'")
+    for statement in (
+        "CREATE SCHEMA theirs",
+        "CREATE FUNCTION theirs.never(text, text) RETURNS boolean LANGUAGE sql AS 'SELECT false'",
+        "CREATE OPERATOR theirs.<> (LEFTARG = text, RIGHTARG = text, FUNCTION = theirs.never)",
+        f"ALTER DATABASE {owner.info.dbname} SET search_path = theirs, pg_catalog",
+    ):
+        owner.execute(statement.encode())
+    with Author(published) as later:
+        assert {found.why for found in later.verify_chain().broken} == {"it is not what was written"}
+
+
 def test_the_first_broken_thing_comes_first(history: Author, owner: psycopg.Connection[Any]) -> None:
     for revision in (5, 3):
         owner.execute("UPDATE configbus.release SET actor = 'x' WHERE revision = %s", [revision])

@@ -20,6 +20,7 @@ from configbus.block import Block
 from configbus.catalogue import Catalogue, catalogue_of, load_catalogue
 from configbus.domains import TradingConfig
 from configbus.errors import MigrationRefused, UnknownEnvironment
+from configbus.store.chain import verify_chain
 from configbus.store.connect import LONG, Place, connected, quoted
 from configbus.store.releases import newest_head, newest_state
 from configbus.store.schema import downgrade, migrate
@@ -400,6 +401,7 @@ def test_a_schema_may_be_called_what_settings_allow(empty_database_url: str, ope
     operator.execute(edit.format(sql.Identifier(schema)))
     with connected(empty_database_url) as connection:
         assert newest_head(connection, Place(schema, "production")).revision == 3
+        assert verify_chain(connection, Place(schema, "production"), ()).broken == ()
         assert newest_state_of(empty_database_url, schema) == list(DOMAINS)
     migrated(empty_database_url, schema="other")
     brought_down(empty_database_url, "other")

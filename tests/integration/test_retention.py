@@ -17,7 +17,7 @@ from waiting import until
 
 from configbus import ConfigBus
 from configbus.author import Author
-from configbus.errors import UnknownRevision
+from configbus.errors import Conflict, UnknownRevision
 from configbus.relay import Relay
 from configbus.store.chain import Witness
 from configbus.store.connect import Place, connected
@@ -253,6 +253,22 @@ def test_what_was_tampered_with_is_not_pruned_away_unless_that_is_meant(
     assert everything(psql) == before
     psql.execute("SELECT configbus.prune('production', %s, true)", [cut])
     assert "what held then is not what was released" in [found.why for found in author.verify_chain().broken]
+
+
+def test_nothing_is_pruned_by_a_judge_that_was_replaced_unless_that_is_meant(
+    author: Author, psql: Psql, sample_database_url: str
+) -> None:
+    author.set({"risk.max_order_attempts": 4})
+    psql.execute("""
+        CREATE OR REPLACE FUNCTION configbus.broken_chain(of text)
+        RETURNS TABLE (what text, number bigint, at timestamptz, why text) LANGUAGE sql STABLE
+        AS $$ SELECT ''::text, 0::bigint, now(), ''::text WHERE false $$""")
+    before = everything(psql)
+    with pytest.raises(Conflict, match="broken_chain is not what this version of configbus makes"):
+        prune_all(sample_database_url)
+    assert everything(psql) == before
+    with connected(sample_database_url) as connection, connection.begin():
+        assert prune(connection, PLACE, timedelta(0), anyway=True).revision == 3
 
 
 def test_a_clock_that_was_wrong_for_one_release_takes_nothing_younger_with_it(author: Author, psql: Psql) -> None:
