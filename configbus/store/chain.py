@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from configbus.store.connect import Place, sql
 from configbus.store.judges import replaced_judges
-from configbus.store.releases import pruned_until
+from configbus.store.releases import newest_head, pruned_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -64,8 +64,12 @@ class Chain:
 
 
 def verify_chain(connection: Connection, place: Place, witnesses: Iterable[Witness]) -> Chain:
-    """Compute the whole chain anew, by functions that were not replaced. A witness tells of an end that was cut."""
+    """Compute the whole chain anew, by functions that were not replaced. A witness tells of an end that was cut.
+
+    Raises UnknownEnvironment.
+    """
     broken = [Break("function", None, None, f"{name} {REPLACED}") for name in replaced_judges(connection, place.schema)]
+    newest_head(connection, place)
     pruned = pruned_until(connection, place)
     given: dict[str, Any] = {"environment": place.environment, "pruned": pruned}
     newest = connection.execute(sql(NEWEST, place.schema), given).one_or_none()

@@ -88,3 +88,7 @@ def test_with_keys_a_hash_that_none_of_ours_signed_is_no_witness(shell: Shell, c
     client.hset(KEYS.head, "chain", "0" * 64)
     told = shell("audit", "--verify")
     assert (told.returncode, told.stderr) == (0, f"{NO_WITNESS}the index does not fit its signature with key a\n")
+
+
+def test_of_an_environment_that_there_is_not_nothing_is_said_to_be_well(shell: Shell) -> None:
+    assert shell("audit", "--verify", "-e", "staging").returncode == 4
