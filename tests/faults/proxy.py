@@ -91,8 +91,8 @@ class Proxy:
             path.writers.append(far_writer)
             ways = [self._pump(path, reader, far_writer, asked=True), self._pump(path, far_reader, writer)]
             await asyncio.wait([asyncio.create_task(way) for way in ways], return_when=asyncio.FIRST_COMPLETED)
-        except OSError:
-            pass
+        except (OSError, asyncio.CancelledError):
+            pass  # at the end of the proxy: Python 3.11 complains of a server's task that ends as cancelled
         finally:
             if not path.silent:
                 path.cut()
