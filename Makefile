@@ -10,7 +10,7 @@ help:
 	@echo 'make demo    the main job on embedded servers, shown and ended'
 	@echo 'make up      the servers and the relay in the foreground, until Ctrl-C'
 	@echo 'make test    the whole test suite; make test-lowest: with the lowest versions allowed'
-	@echo 'make faults  servers killed, hung, cut and damaged under load; about ten minutes'
+	@echo 'make faults  servers killed, hung, cut and damaged under load; about a quarter of an hour'
 	@echo 'make simulate   the protocol among faults in SEEDS worlds (SEEDS=200000, FIRST=0)'
 	@echo 'make check   lint, format, types, import layers'
 	@echo 'Each sets up .venv by itself. Another Python: make PYTHON=python3.12 ...'
