@@ -244,7 +244,7 @@ class ConfigBus(Reads):
         self._prepare(self._plan.follower(parent))
         self._snapshot = self._parents
         for subscription in self._subscriptions:
-            subscription.restart(Pending(subscription.target))
+            subscription.restart(Pending(subscription.target), self._plan.logger)
         for change in changes_between(None, self._snapshot):
             for subscription in self._subscriptions:
                 subscription.offer(change)

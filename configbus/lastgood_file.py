@@ -36,7 +36,7 @@ PAUSE_SECONDS = 0.2
 AGAIN_SECONDS = 30.0
 """While nothing changes."""
 END_SECONDS = 2.0
-LOCK_SECONDS, LOCK_PAUSE_SECONDS = 1.0, 0.01
+LOCK_SECONDS, LOCK_PAUSE_SECONDS = 1.5, 0.01
 FAULTS = (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, Malformed)
 """What reading brings where the file is not what was written, checksum or not."""
 
@@ -61,8 +61,10 @@ class LastGoodFile:
             self._logger.warning("snapshot_refused", reason=_told(fault))
             return None
 
-    def write(self, kept: LastGood) -> None:
-        """Replace the file by rename, unless what is there is newer. A fault is logged once, and no more than that."""
+    def write(self, kept: LastGood) -> bool:
+        """Replace the file by rename, unless what is there is newer; False where it cannot be written, which is logged
+        once.
+        """
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with self._opened(os.O_RDWR | os.O_CREAT, self.path.with_suffix(".lock")) as lock:
@@ -76,8 +78,9 @@ class LastGoodFile:
             if self._told != _told(fault):
                 self._logger.warning("snapshot_not_written", revision=kept.head.revision, reason=_told(fault))
             self._told = _told(fault)
-        else:
-            self._told = ""
+            return False
+        self._told = ""
+        return True
 
     def _load(self) -> LastGood:
         with self._opened(os.O_RDONLY, self.path) as file:
@@ -98,7 +101,8 @@ class LastGoodFile:
                 return kept
             position, held = heading
             newer = kept.head.position < position and position.epoch <= kept.head.epoch + FARTHEST
-            if not (newer or held or position == kept.head.position):
+            unknown = kept.vouched is None and position == kept.head.position
+            if not (newer or held or unknown):
                 return kept
             there = self._load()
             if there.head.bus != kept.head.bus or (kept.signed and not there.signed):
@@ -165,10 +169,10 @@ class LastGoodWriter:
 
     def _run(self) -> None:
         state: LastGood | None = None
-        written: float | None = None
+        tried = written = None
         while True:
             with self._changed:
-                never = state is not None and written is None
+                never = state is not None and tried is None
                 self._changed.wait_for(
                     lambda: self._waiting is not None or self._closing or (never and self._vouched is not None),  # noqa: B023  # used before it changes
                     AGAIN_SECONDS,
@@ -177,8 +181,9 @@ class LastGoodWriter:
                 state, self._waiting = self._waiting or state, None
                 vouched, closing = self._vouched, self._closing
             if state is not None and due:
-                self._file.write(replace(state, vouched=vouched))
-                written = vouched
+                tried = vouched
+                if self._file.write(replace(state, vouched=vouched)):
+                    written = vouched
             if closing:
                 return
             with self._changed:

@@ -6,9 +6,10 @@
 -- mode 'next': the head must be the release before (ARGV[2] is "bus:epoch:revision:state", and ":signed" behind it
 --              where the head is to have a signature).
 -- mode 'full': the head must be as it was judged (ARGV[2] is the very thing that was read, field by field);
---              keys are then laid down anew, index included, and KEYS beyond the blocks are deleted.
--- mode 'index': the same without these; a block that comes without fields has the right ones and keeps them.
+--              keys are then laid down anew, index included.
+-- mode 'index': the same; a block that comes without fields has the right ones and keeps them.
 -- mode 'repair': these blocks alone are laid down anew; whatever else there is stays.
+-- KEYS beyond the blocks are deleted.
 -- Answers the word for what happened and the head as it was found, all as text.
 
 local function hash_or_nothing(key)

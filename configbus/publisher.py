@@ -203,11 +203,15 @@ class Publisher:
         return answer == "published"
 
     def rewrite(self, state: FullState, damaged: Collection[str], found: Found, *, index: bool) -> bool:
-        """Lay down these blocks of a state anew, with `index` also head and index, unless the head is not the one that
-        was found any more.
+        """Lay down these blocks of a state anew, with `index` also head and index, and away with those of them that are
+        not in it, unless the head is not the one that was found any more.
         """
         entries = [entry for entry in state.entries if index or entry.name in damaged]
-        return self._lay("index" if index else "repair", state, entries, found, [], damaged) == "published"
+        if not index:
+            return self._lay("repair", state, entries, found, [], damaged) == "published"
+        stray = {self.keys.block(name).encode() for name in damaged}
+        stray -= {self.keys.block(entry.name).encode() for entry in entries}
+        return self._lay("index", state, entries, found, sorted(stray), damaged) == "published"
 
     def _lay(
         self,

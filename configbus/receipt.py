@@ -28,7 +28,7 @@ class Outcome(StrEnum):
 
     APPLIED = "applied"
     HELD = "held"
-    """It refused a block of it: see block, field and reason."""
+    """It refused a block of it, or of a release that changed nothing holds any: see block, field and reason."""
     NOT_FOLLOWED = "not followed"
     """It takes none of the blocks that changed."""
     MISSING = "missing"
@@ -59,7 +59,9 @@ class Receipt:
 
     @property
     def is_applied(self) -> bool:
-        """Whether every worker that follows one of its blocks has them in force; not where no worker was heard of."""
+        """Whether every worker that follows one of its blocks has them in force; not where no worker was heard of. Of a
+        call that changed nothing: whether every worker has all in force that was live then.
+        """
         outcomes = {one.outcome for one in self.workers}
         return bool(outcomes) and outcomes <= {Outcome.APPLIED, Outcome.NOT_FOLLOWED}
 

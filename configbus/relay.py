@@ -226,8 +226,10 @@ class Relay:
             log.info("history_noted", environment=self._keys.environment, **facts)
 
     def _tell_repaired(self, wrong: list[Difference]) -> None:
-        for where in dict.fromkeys(difference.where for difference in wrong):
-            here = [difference for difference in wrong if difference.where == where]
+        by_place: dict[str, list[Difference]] = {}
+        for difference in wrong:
+            by_place.setdefault(difference.where, []).append(difference)
+        for where, here in by_place.items():
             fields = ", ".join(difference.field for difference in here)
             changes = ", ".join(f"{each.field} {each.found} -> {each.expected}" for each in here)
             log.warning(

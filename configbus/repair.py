@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from configbus.errors import HistoryLost
 from configbus.publication import Verdict, differences, judge
 from configbus.publisher import fields_of
 from configbus.store.connect import begun
@@ -88,9 +90,11 @@ class Repair:
         index = any(each.where.startswith("@") and not each.renewal for each in wrong)
         for _ in range(ATTEMPTS):
             found, state = self._publisher.look(), self.state(connection)
-            if self._publisher.judge(found, state.head)[0] is Verdict.DONE and self._publisher.rewrite(
-                state, blocks, found, index=index
-            ):
+            verdict, _ = self._publisher.judge(found, state.head)
+            if verdict is Verdict.REPLAY:
+                with suppress(HistoryLost):  # whoever looks next is told
+                    self._publisher.bring_up(connection)
+            elif verdict is Verdict.DONE and self._publisher.rewrite(state, blocks, found, index=index):
                 self._record(connection, wrong, state)
                 return wrong
         return None
@@ -103,6 +107,8 @@ class Repair:
         keys = {(each.where, hash(each)): each for each in wrong if not each.renewal and lines[each.where] < RECORDS}
         due = {key: each for key, each in keys.items() if key not in self._recorded}
         self._recorded |= dict.fromkeys(due, now)
+        if not due:
+            return
         with begun(connection):
             record_repair(connection, self._place, due.values(), {entry.name: entry for entry in state.entries})
 

@@ -27,15 +27,15 @@ class Subscription:
         logger: BoundLogger,
     ) -> None:
         self._forget = forget
-        self._logger = logger
         self._callback = callback
         self._name = name
         self._cancelled = False
-        self.restart(pending)
+        self.restart(pending, logger)
 
-    def restart(self, pending: Pending) -> None:
-        """Begin anew, with a thread of this process."""
+    def restart(self, pending: Pending, logger: BoundLogger) -> None:
+        """Begin anew, with a thread and the name of this process."""
         self._pending = pending
+        self._logger = logger
         self._ready = threading.Condition()
         threading.Thread(target=self._run, name=f"configbus-{self._name}", daemon=True).start()
 

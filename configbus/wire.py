@@ -284,7 +284,14 @@ def entry_fields(entry: Entry) -> dict[str, str]:
 
 def is_whole(entry: Entry, fields: Mapping[str, str]) -> bool:
     """Whether a block's hash holds this entry, each field by itself: one may hold the text of several."""
-    return entry_text(fields.items()) == entry.text and len(_members_of(entry.text)) == len(fields)
+    if entry_text(fields.items()) != entry.text:
+        return False
+    try:
+        for text in fields.values():
+            read_value(text)
+    except ValueError:
+        return fields == entry_fields(entry)
+    return True
 
 
 def _entry(name: str, text: str) -> Entry:

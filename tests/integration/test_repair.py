@@ -81,6 +81,9 @@ def damage(client: Any, how: str) -> None:
             client.set(KEYS.index, "junk")
         case "an index entry too many":
             client.hset(KEYS.index, "stray", "1:" + "0" * 32)
+        case "a block too many":
+            client.hset(KEYS.index, "strategy/ghost", "1:" + "0" * 32)
+            client.hset(KEYS.block("strategy/ghost"), "size", "1")
         case "an index entry that forgets":
             client.hdel(KEYS.index, "trading")
         case "a head that is not UTF-8":
@@ -117,6 +120,7 @@ WAYS = (
     "no index",
     "an index of another type",
     "an index entry too many",
+    "a block too many",
     "an index entry that forgets",
     "a head that is not UTF-8",
     "no head",
@@ -283,19 +287,23 @@ class BusyLink(Link):
         return replies
 
 
+@pytest.mark.parametrize("publishes", [True, False], ids=["published", "plain SQL"])
 @pytest.mark.parametrize("how", ["a changed field", "a missing block", "no index", "an index entry too many"])
 def test_releases_that_come_in_between_keep_nothing_from_being_repaired(
-    published: Settings, client: Any, how: str
+    published: Settings, client: Any, how: str, *, publishes: bool
 ) -> None:
     place, link = Place(published.schema, published.environment), BusyLink(published.require("redis_url"))
     numbers = itertools.cycle((4, 5))
-    with Author(published) as author, connected(published.require("database_url")) as connection:
+    settings = published if publishes else replace(published, redis_url=None)
+    with Author(settings) as author, connected(published.require("database_url")) as connection:
         link.release = lambda: author.set({"risk.max_order_attempts": next(numbers)})
-        repair = Repair(Publisher(link, KEYS, place), place)
+        publisher = Publisher(link, KEYS, place)
+        repair = Repair(publisher, place)
         damage(client, how)
         repaired = repair.repair(connection)
         assert repaired
         assert {each.where for each in repaired} == {"@index" if "index" in how else "trading"}
+        publisher.bring_up(connection)
         assert repair.compare(connection) == []
         assert client.hget(KEYS.block("trading"), "score_threshold") == '"0.700"'
         assert author.release(3).blocks["risk"] == {"max_order_attempts": (4, 5)}

@@ -185,7 +185,9 @@ class Publisher:
         message = bookmark(state.head, instant(self._clock.now), repaired=True)
         entries = [entry for entry in state.entries if index or entry.name in damaged]
         mode = "index" if index else "repair"
-        answer, _ = yield from self._run(mode, found.seen, message, state.head, entries, [], damaged)
+        stray = sorted({KEYS.block(name) for name in damaged} - {KEYS.block(entry.name) for entry in entries})
+        given = (mode, found.seen, message, state.head, entries, stray if index else [], damaged)
+        answer, _ = yield from self._run(*given)
         return answer == "published"
 
     def _run(

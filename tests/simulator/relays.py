@@ -115,9 +115,13 @@ class Relay:
             found = publisher.look()
             yield publisher.pause()
             state = yield from self._newest()
-            if judge(found.fields, state.head)[0] is Verdict.DONE and (
-                yield from publisher.rewrite(state, blocks, found, index=index)
-            ):
+            verdict, _ = judge(found.fields, state.head)
+            if verdict is Verdict.REPLAY:
+                try:
+                    yield from publisher.bring_up()
+                except HistoryLost:
+                    return
+            elif verdict is Verdict.DONE and (yield from publisher.rewrite(state, blocks, found, index=index)):
                 self._tell("relay", "repaired", [f"{difference.where} {difference.field}" for difference in wrong])
                 return
 

@@ -563,6 +563,12 @@ def test_a_field_that_holds_the_text_of_several_hides_none_of_them() -> None:
     assert entry.partners == ("risk",)
     assert is_whole(entry, fields)
     assert not is_whole(entry, merged)
+    nested = {"@revision": "7", "a": "1", "b": "2", "c": '{"x": 1, "y": 2}'}
+    torn = {"@revision": "7", "a": '1, "b": 2', "c": '{"x": 1', "y": "2}"}
+    assert read_entry("lane", torn) == read_entry("lane", nested)
+    assert not is_whole(read_entry("lane", nested), torn)
+    deep = {"@revision": "7", "a": "[" * 20_000 + "]" * 20_000}
+    assert is_whole(read_entry("lane", deep), deep)
 
 
 def test_the_text_of_an_entry_is_that_of_jsonb() -> None:

@@ -273,7 +273,8 @@ BEGIN
     END IF;
     IF above > place.epoch + 1000000000000 OR above > greatest(
         place.epoch, floor(extract(epoch FROM clock_timestamp()))::bigint * 1000 + 1000000000000) THEN
-        RAISE EXCEPTION 'no epoch can lie at %: whatever named it is damaged, or the clock here is wrong', above
+        RAISE EXCEPTION 'no epoch can lie at %: whatever named it is damaged, or the clock here is wrong. Where it is the '
+            'head in Redis: DEL that, and restart the workers that stay stale', above
             USING ERRCODE = 'numeric_value_out_of_range';
     END IF;
     raised := greatest(floor(extract(epoch FROM clock_timestamp()))::bigint, place.epoch / 1000 + 1, above / 1000 + 1)
