@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 LOAD_ATTEMPTS = 5
 NEVER = float("-inf")
 STORE_SECONDS = 1.0
-"""Pause between two attempts to start from Postgres."""
+"""Pause behind each attempt to start from Postgres: while one lasts, nothing is heard of Redis."""
 
 
 Steps = Generator[Command, tuple[Event, float], None]
@@ -334,8 +334,8 @@ class Receiver:
             yield from self._put_in_force(self.snapshot, None)
         known = self.snapshot is not None and self.snapshot.origin in ("redis", "postgres")
         if self.has_store and not known and self.now >= self._ask_store_at:
-            self._ask_store_at = self.now + STORE_SECONDS
             yield from self._start_from_store()
+            self._ask_store_at = self.now + STORE_SECONDS
 
     def _start_from_store(self) -> Steps:
         reading = yield from self._do(ReadStore(self._limit()))

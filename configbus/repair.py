@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from configbus.errors import HistoryLost
 from configbus.publication import Verdict, differences, judge
 from configbus.publisher import fields_of
 from configbus.store.connect import begun
@@ -47,15 +45,33 @@ class Repair:
     def state(self, connection: Connection) -> FullState:
         """Everything that holds in Postgres now."""
         with connection.begin():
-            head = newest_head(connection, self._place)
-            if self._state is not None and self._state.head != head:
-                self._state = self._advanced(connection, self._state, head)
-        if self._state is None:
-            self._state = newest_state(connection, self._place)
+            state = self._advanced(connection, newest_head(connection, self._place))
+        self._state = state or newest_state(connection, self._place)
         return self._state
 
-    def _advanced(self, connection: Connection, state: FullState, head: Head) -> FullState | None:
-        """The state at a head, from an earlier one and the releases in between; None where that does not lead there."""
+    def _state_of(self, connection: Connection, found: Mapping[str, str]) -> FullState | None:
+        """What Postgres held at the head that was found in Redis; None where that is not of its history, or older than
+        what was read already.
+        """
+        with connection.begin():
+            newest = newest_head(connection, self._place)
+            verdict, head = judge(found, newest, self._publisher.ring)
+            if head is None or verdict not in (Verdict.DONE, Verdict.REPLAY):
+                return None
+            at = newest if verdict is Verdict.DONE else head
+            state = self._advanced(connection, at)
+        if state is None and (self._state is None or self._state.head.position < at.position):
+            state = newest_state(connection, self._place)
+        self._state = state or self._state
+        return state if state is not None and state.head == at else None
+
+    def _advanced(self, connection: Connection, head: Head) -> FullState | None:
+        """The state at a head, from the one that was read last and the releases in between; None where they do not lead
+        there.
+        """
+        state = self._state
+        if state is None or state.head == head:
+            return state
         releases = releases_after(connection, self._place, head, state.head.revision, BATCH)
         if not releases or releases[-1].head != head or releases[0].prev != state.head.state:
             return None
@@ -66,35 +82,37 @@ class Repair:
         return FullState(head, tuple(entries.values()), releases[-1].chain)
 
     def compare(self, connection: Connection) -> list[Difference] | None:
-        """What differs in Redis from Postgres; None where it does not stand where Postgres does. Raises Unavailable.
+        """What differs in Redis from Postgres; None where it does not stand where Postgres does. Raises Unavailable."""
+        with connection.begin():
+            newest = newest_head(connection, self._place)
+        if self._publisher.judge(self._publisher.look(), newest)[0] is not Verdict.DONE:
+            return None
+        return self._differences(connection)
 
-        While releases go on: head and index are of one moment, and each block is judged only at the revision that the
-        index gives it at the moment when it is read.
+    def _differences(self, connection: Connection) -> list[Difference] | None:
+        """The same while releases go on: Postgres as it was at the head in Redis; head and index are of one moment, and
+        each block is judged only at the revision that the index gives it when it is read.
         """
-        state = self.state(connection)
         head, index = self._publisher.read_index()
-        ring = self._publisher.ring
-        if judge(head, state.head, ring)[0] is not Verdict.DONE:
+        state = self._state_of(connection, head)
+        if state is None:
             return None
         entries = {entry.name: entry for entry in state.entries}
-        return list(differences(state.head, entries, head, index, self._read_blocks(entries), ring))
+        return list(differences(state.head, entries, head, index, self._read_blocks(entries), self._publisher.ring))
 
     def repair(self, connection: Connection) -> list[Difference] | None:
         """Put right what differs in Redis, record it in the audit log, and return what it was; None where releases came
         in between: then it is to be tried again soon.
         """
-        wrong = self.compare(connection)
+        wrong = self._differences(connection)
         if not wrong:
             return wrong
         blocks = {each.field if each.where == "@index" else each.where for each in wrong}
         index = any(each.where.startswith("@") and not each.renewal for each in wrong)
         for _ in range(ATTEMPTS):
-            found, state = self._publisher.look(), self.state(connection)
-            verdict, _ = self._publisher.judge(found, state.head)
-            if verdict is Verdict.REPLAY:
-                with suppress(HistoryLost):  # whoever looks next is told
-                    self._publisher.bring_up(connection)
-            elif verdict is Verdict.DONE and self._publisher.rewrite(state, blocks, found, index=index):
+            found = self._publisher.look()
+            state = self._state_of(connection, found.fields)
+            if state is not None and self._publisher.rewrite(state, blocks, found, index=index):
                 self._record(connection, wrong, state)
                 return wrong
         return None

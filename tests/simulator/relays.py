@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 from configbus.publication import Verdict, differences, judge
 from configbus.relay import COMPARE_SECONDS, LOOK_SECONDS, PAUSE_SECONDS, RAISES, STAMP_SECONDS
 from configbus.repair import ATTEMPTS
-from configbus.wire import bookmark
+from configbus.store.releases import FullState
+from configbus.wire import EMPTY_STATE, bookmark, xor
 from simulator.postgres import PostgresDown, instant
-from simulator.publishers import HistoryLost, Publisher, Steps, Stopped
+from simulator.publishers import BATCH, HistoryLost, Publisher, Steps, Stopped
 from simulator.server import KEYS, Broken
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from configbus.publication import Difference
-    from configbus.store.releases import FullState
     from configbus.wire import Head
     from simulator.clock import Clock
     from simulator.scripts import Script
@@ -106,7 +106,7 @@ class Relay:
 
     def repair(self) -> Steps[None]:
         publisher = self.publisher
-        wrong = yield from self._compare((yield from self._newest()))
+        wrong = yield from self._differences()
         if not wrong:
             return
         blocks = {each.field if each.where == "@index" else each.where for each in wrong}
@@ -114,32 +114,48 @@ class Relay:
         for _ in range(ATTEMPTS):
             found = publisher.look()
             yield publisher.pause()
-            state = yield from self._newest()
-            verdict, _ = judge(found.fields, state.head)
-            if verdict is Verdict.REPLAY:
-                try:
-                    yield from publisher.bring_up()
-                except HistoryLost:
-                    return
-            elif verdict is Verdict.DONE and (yield from publisher.rewrite(state, blocks, found, index=index)):
+            state = yield from self._state_of(found.fields)
+            if state is not None and (yield from publisher.rewrite(state, blocks, found, index=index)):
                 self._tell("relay", "repaired", [f"{difference.where} {difference.field}" for difference in wrong])
                 return
 
-    def _newest(self) -> Steps[FullState]:
-        """What holds in Postgres, read again only after a release."""
-        head = self.publisher.postgres.head
-        if self._state is None or self._state.head != head:
-            yield self.publisher.pause()
-            self._state = self.publisher.postgres.newest()
-        return self._state
+    def _state_of(self, found: dict[str, str]) -> Steps[FullState | None]:
+        """What Postgres held at the head that was found in Redis; None where that is not of its history."""
+        newest = self.publisher.postgres.head
+        verdict, head = judge(found, newest)
+        if head is None or verdict not in (Verdict.DONE, Verdict.REPLAY):
+            return None
+        at = newest if verdict is Verdict.DONE else head
+        state = self._advanced(at)
+        yield self.publisher.pause()
+        if state is None and (self._state is None or self._state.head.position < at.position):
+            state = self.publisher.postgres.newest()
+        self._state = state or self._state
+        return state if state is not None and state.head == at else None
 
-    def _compare(self, state: FullState) -> Steps[list[Difference]]:
+    def _advanced(self, head: Head) -> FullState | None:
+        state = self._state
+        if state is None or state.head == head:
+            return state
+        releases = self.publisher.postgres.releases_after(head, state.head.revision, BATCH)
+        if not releases or releases[-1].head != head or releases[0].prev != state.head.state:
+            return None
+        entries = {entry.name: entry for entry in state.entries}
+        entries |= {entry.name: entry for release in releases for entry in release.entries}
+        if xor(EMPTY_STATE, [entry.mark.digest for entry in entries.values()]) != head.state:
+            return None
+        return FullState(head, tuple(entries.values()))
+
+    def _differences(self) -> Steps[list[Difference] | None]:
         """Head and index of one moment; each block at the mark that the index has for it when it is read."""
-        publisher, entries = self.publisher, {entry.name: entry for entry in state.entries}
+        publisher = self.publisher
         publisher.ask()
         index, head = self._fields(KEYS.index), self._fields(KEYS.head)
-        if judge(head, state.head)[0] is not Verdict.DONE:
-            return []
+        yield publisher.pause()
+        state = yield from self._state_of(head)
+        if state is None:
+            return None
+        entries = {entry.name: entry for entry in state.entries}
         blocks: dict[str, dict[str, str]] = {}
         for name, entry in entries.items():
             yield publisher.pause()
