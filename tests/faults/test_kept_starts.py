@@ -192,7 +192,7 @@ def old_copy(restarts: Restarts) -> None:
         cluster.relays[0].send(signal.SIGSTOP)
         client.flushall()
         for key, value in old.items():
-            client.restore(key, 0, value)
+            client.restore(key, 0, value, replace=True)
         restarts.restart(kill=True)
         cluster.relays[0].send(signal.SIGCONT)
 

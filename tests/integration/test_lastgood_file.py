@@ -96,7 +96,7 @@ def test_an_older_copy_of_redis_does_not_take_a_restarted_worker_back(
             bus.wait_for(author.set({"risk.max_order_attempts": 9}))
         client.flushall()
         for key, value in old.items():
-            client.restore(key, 0, value)
+            client.restore(key, 0, value, replace=True)
         with connected_bus(driver, **keeping, require="known", start_timeout=1.0) as driven:
             again = driven.reads
             assert (again.origin, again.revision, again.get("risk.max_order_attempts")) == ("snapshot", 2, 9)
