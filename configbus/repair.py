@@ -10,8 +10,7 @@ from configbus.publication import Verdict, differences, judge
 from configbus.publisher import fields_of
 from configbus.store.connect import begun
 from configbus.store.drift import record_repair
-from configbus.store.releases import FullState, newest_head, newest_state, releases_after
-from configbus.wire import EMPTY_STATE, xor
+from configbus.store.releases import advanced, newest_head, newest_state, releases_after
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from configbus.publication import Difference
     from configbus.publisher import Publisher
     from configbus.store.connect import Place
+    from configbus.store.releases import FullState
     from configbus.wire import Entry, Head
 
 CHUNK = 500
@@ -66,20 +66,11 @@ class Repair:
         return state if state is not None and state.head == at else None
 
     def _advanced(self, connection: Connection, head: Head) -> FullState | None:
-        """The state at a head, from the one that was read last and the releases in between; None where they do not lead
-        there.
-        """
+        """The state at a head, from the one that was read last; None where no releases lead there."""
         state = self._state
         if state is None or state.head == head:
             return state
-        releases = releases_after(connection, self._place, head, state.head.revision, BATCH)
-        if not releases or releases[-1].head != head or releases[0].prev != state.head.state:
-            return None
-        entries = {entry.name: entry for entry in state.entries}
-        entries |= {entry.name: entry for release in releases for entry in release.entries}
-        if xor(EMPTY_STATE, [entry.mark.digest for entry in entries.values()]) != head.state:
-            return None
-        return FullState(head, tuple(entries.values()), releases[-1].chain)
+        return advanced(state, releases_after(connection, self._place, head, state.head.revision, BATCH), head)
 
     def compare(self, connection: Connection) -> list[Difference] | None:
         """What differs in Redis from Postgres; None where it does not stand where Postgres does. Raises Unavailable."""

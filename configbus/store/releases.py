@@ -14,9 +14,11 @@ from sqlalchemy import text
 from configbus.errors import Conflict, UnknownEnvironment, UnknownRevision
 from configbus.names import near
 from configbus.store.connect import HURRY, Place, sql
-from configbus.wire import EMPTY_STATE, Entry, Head, make_entry
+from configbus.wire import EMPTY_STATE, Entry, Head, make_entry, xor
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sqlalchemy import Connection
 
 HEAD = """
@@ -69,6 +71,17 @@ class FullState:
     head: Head
     entries: tuple[Entry, ...]
     chain: str = ""
+
+
+def advanced(state: FullState, releases: Sequence[Published], head: Head) -> FullState | None:
+    """The state at a head, from an earlier one and the releases in between; None where they do not lead there."""
+    if not releases or releases[-1].head != head or releases[0].prev != state.head.state:
+        return None
+    entries = {entry.name: entry for entry in state.entries}
+    entries |= {entry.name: entry for release in releases for entry in release.entries}
+    if xor(EMPTY_STATE, [entry.mark.digest for entry in entries.values()]) != head.state:
+        return None
+    return FullState(head, tuple(entries.values()), releases[-1].chain)
 
 
 def newest_head(connection: Connection, place: Place) -> Head:

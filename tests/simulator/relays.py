@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from configbus.publication import Verdict, differences, judge
 from configbus.relay import COMPARE_SECONDS, LOOK_SECONDS, PAUSE_SECONDS, RAISES, STAMP_SECONDS
 from configbus.repair import ATTEMPTS
-from configbus.store.releases import FullState
-from configbus.wire import EMPTY_STATE, bookmark, xor
+from configbus.store.releases import advanced
+from configbus.wire import bookmark
 from simulator.postgres import PostgresDown, instant
 from simulator.publishers import BATCH, HistoryLost, Publisher, Steps, Stopped
 from simulator.server import KEYS, Broken
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from configbus.publication import Difference
+    from configbus.store.releases import FullState
     from configbus.wire import Head
     from simulator.clock import Clock
     from simulator.scripts import Script
@@ -137,14 +138,7 @@ class Relay:
         state = self._state
         if state is None or state.head == head:
             return state
-        releases = self.publisher.postgres.releases_after(head, state.head.revision, BATCH)
-        if not releases or releases[-1].head != head or releases[0].prev != state.head.state:
-            return None
-        entries = {entry.name: entry for entry in state.entries}
-        entries |= {entry.name: entry for release in releases for entry in release.entries}
-        if xor(EMPTY_STATE, [entry.mark.digest for entry in entries.values()]) != head.state:
-            return None
-        return FullState(head, tuple(entries.values()))
+        return advanced(state, self.publisher.postgres.releases_after(head, state.head.revision, BATCH), head)
 
     def _differences(self) -> Steps[list[Difference] | None]:
         """Head and index of one moment; each block at the mark that the index has for it when it is read."""
